@@ -1,0 +1,130 @@
+// Package engine holds what Penstock knows of each inference engine, one file per engine: how it is started, when it is
+// ready, how its metrics are called, which KV events it sends, how it is split into prefill and decode, how it is
+// stopped. Adding an engine means adding one file and naming it in For.
+//
+// The package is pure: it turns values into values, and neither starts nor reads anything. The agent starts what Command
+// says; the agent's reader and the gateway follow Traits.
+package engine
+
+import (
+	"time"
+
+	"github.com/penstock/penstock/jobspecs"
+)
+
+// Engine is one engine's knowledge. Implementations are stateless values.
+type Engine interface {
+	Kind() jobspecs.EngineKind
+	// Command is the process that one rank runs. It fails when the deployment asks for something this engine cannot do;
+	// such errors name the field and come out of `penstock plan` too.
+	Command(Start) (Command, error)
+	Traits() Traits
+}
+
+// Start is everything that a launch line depends on, all known before the process starts.
+type Start struct {
+	Deployment jobspecs.Deployment
+	Role       jobspecs.RoleKind
+	Rank       int    // 0 is the rank that answers HTTP
+	Nodes      int    // ranks in all
+	HeadHost   string // address of rank 0's node that the other ranks can dial
+	HeadPort   int    // rendezvous port on it
+
+	// Socket is the unix socket to listen on where the engine can (Traits.UnixSocket); else Host and Port.
+	Socket string
+	Host   string
+	Port   int
+	// KeyFile holds the key that the engine must ask for, where it listens on TCP. 0600, one line.
+	KeyFile string
+	// EventsEndpoint and EventsReplay are ZMQ endpoints (ipc://... where possible) for KV events; empty = none.
+	EventsEndpoint string
+	EventsReplay   string
+	// TransferHost and TransferPort are the side channel for disaggregated serving, on the fabric; 0 = not used.
+	TransferHost string
+	TransferPort int
+	// Dir is the run's private folder (0700): slot files, caches, engine configuration files.
+	Dir string
+	// GPUs are the UUIDs this rank may use; empty = whatever the environment already says.
+	GPUs []string
+	// Self is the path of the penstock binary, for the simulated engine.
+	Self string
+}
+
+// Command is what the agent runs for one rank.
+type Command struct {
+	Argv  []string          // never holds a secret
+	Env   map[string]string // added to the allow-listed environment
+	Setup []string          // shell lines before it; if any, the agent runs `bash -c 'setup; exec argv'`
+	Files map[string]string // written to Start.Dir (0600) before the start: relative name -> content
+	// KeyEnv names the environment variable that receives the content of Start.KeyFile; empty = by file or none.
+	KeyEnv string
+}
+
+// Traits are an engine's fixed properties.
+type Traits struct {
+	UnixSocket     bool   // HTTP over a unix socket
+	HealthPath     string // 200 when the process can serve
+	ModelsPath     string // names the served model; readiness asks it too
+	MetricsPath    string // empty: none
+	Metrics        MetricNames
+	TokenizePath   string // POST; empty: none
+	Events         EventFeed
+	Disaggregation Disaggregation
+	TokenIDs       TokenIDs // how the gateway learns the token ids of a stream, to continue it elsewhere
+	Paths          []string // OpenAI paths that the engine serves, e.g. /v1/chat/completions
+	// DrainsItself: on SIGTERM the engine finishes what runs. No engine's own drain is trusted alone: the agent waits for
+	// its own open requests and the engine's running and waiting counts first.
+	DrainsItself bool
+	StopGrace    time.Duration // between SIGTERM and SIGKILL
+	// LoadingLine finds progress in the engine's output; see Progress.
+	// RejectsUnknown: unknown request fields are errors, so the gateway must not add its own.
+	RejectsUnknown bool
+	// CacheSalt: the engine parts its prefix cache by the request field cache_salt.
+	CacheSalt bool
+	MultiNode bool
+}
+
+// MetricNames are the Prometheus names that the agent reads; empty = the engine has none and the value is unknown.
+type MetricNames struct {
+	Running, Waiting   string // gauges
+	KVUsage            string // gauge, 0..1
+	PromptTokens       string // counter
+	GenerationTokens   string // counter
+	CacheQueriedTokens string // counter
+	CacheHitTokens     string // counter
+	Preemptions        string // counter
+	CacheConfig        string // info metric with labels block_size and num_gpu_blocks
+	MaxTokens          string // gauge: KV capacity in tokens
+}
+
+// EventFeed says how KV events come.
+type EventFeed int
+
+// The ways in which engines publish what is in their KV cache.
+const (
+	NoEvents   EventFeed = iota
+	ZMQEvents            // PUB socket with replay, vLLM's and SGLang's form
+	PolledJSON           // POST /kv_cache_events drains a queue (TensorRT-LLM)
+)
+
+// Disaggregation says which request protocol splits prefill from decode; notes in ARCHITECTURE.md.
+type Disaggregation int
+
+// The protocols of disaggregated serving.
+const (
+	NoDisaggregation Disaggregation = iota
+	KVTransferParams                // vLLM and sim: prefill answers first, its kv_transfer_params go to decode
+	Bootstrap                       // SGLang: both at once, joined by bootstrap_room
+	DisaggParams                    // TensorRT-LLM: context_only, then generation_only
+	SlotFiles                       // llama.cpp: slot saved, moved, restored
+)
+
+// TokenIDs says how token ids of a stream are asked for.
+type TokenIDs int
+
+// The ways to learn a stream's token ids.
+const (
+	NoTokenIDs     TokenIDs = iota
+	ReturnTokenIDs          // vLLM and sim: "return_token_ids": true; prompt_token_ids and choices[].token_ids in chunks
+	LlamaVerbose            // llama.cpp: native /completion with "return_tokens": true
+)

@@ -1,0 +1,176 @@
+// Package cluster is the contract between the scheduler and whatever runs jobs: Slurm, Nomad, or processes on this
+// machine. It holds the nouns (Launch, Job, Capacity), the interface that adapters implement, and what errors mean.
+//
+// It decides nothing and does nothing. clustertest holds the suite that every implementation passes.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/penstock/penstock/jobspecs"
+)
+
+// ErrUnknown means that the cluster could not tell, or may or may not have done what was asked: the caller must not start
+// anything in its place, and looks the launch up by its token later. Adapters wrap it with what they tried.
+var ErrUnknown = errors.New("cluster did not answer")
+
+// ErrRefused means that the cluster said no and did nothing; trying the same again without a change is useless until the
+// cluster's state changes. Adapters wrap it with the cluster's words.
+var ErrRefused = errors.New("cluster refused")
+
+// LaunchID is a launch token: unique, public, at most 40 characters of [a-z0-9-]. It stands in the job's name or comment
+// and in the environment of every process of the job (PENSTOCK_LAUNCH). It is not a secret and not an identity: a requeue
+// runs the same token again, so a run is told apart by its nonce and fenced by its epoch.
+type LaunchID string
+
+// Launch is one decision to start a replica, as the ledger keeps it. It is a value.
+type Launch struct {
+	ID         LaunchID             `json:"id"`
+	Deployment string               `json:"deployment"`
+	Role       jobspecs.RoleKind    `json:"role"`
+	Index      int                  `json:"index"` // of the replica in its role; shown as role/index
+	Revision   int                  `json:"revision"`
+	Cluster    jobspecs.ClusterKind `json:"cluster"`
+	Nodes      int                  `json:"nodes"`
+	Placement  []Placement          `json:"placement,omitempty"` // one per node; only where Capacity.Places
+	Reason     string               `json:"reason"`              // why it was started
+	CreatedAt  time.Time            `json:"created_at"`
+
+	Phase LaunchPhase `json:"phase"`
+	Job   string      `json:"job,omitempty"` // native ID, once known
+
+	// Admission: the one run that may serve. Epoch counts over the whole installation and is stored before it is answered.
+	Run        string    `json:"run,omitempty"`
+	Epoch      uint64    `json:"epoch,omitempty"`
+	AdmittedAt time.Time `json:"admitted_at,omitzero"`
+	ReadyAt    time.Time `json:"ready_at,omitzero"` // first time ready, ever
+
+	DrainBy     time.Time `json:"drain_by,omitzero"`
+	DrainReason string    `json:"drain_reason,omitempty"`
+
+	EndedAt   time.Time `json:"ended_at,omitzero"`
+	EndReason string    `json:"end_reason,omitempty"`
+	Failed    bool      `json:"failed,omitempty"` // it ended without being asked to; counts for crash-loop back-off
+	LastLines []string  `json:"last_lines,omitempty"`
+}
+
+// LaunchPhase is how far a launch has come, as far as the ledger knows. It only moves forward.
+type LaunchPhase string
+
+// The phases of a launch.
+const (
+	Intended  LaunchPhase = "intended"  // on disk, before the submit
+	Submitted LaunchPhase = "submitted" // the cluster has answered with a job
+	Draining  LaunchPhase = "draining"  // asked to finish
+	Ended     LaunchPhase = "ended"
+)
+
+// Placement is one node of a launch and the GPUs it gets there.
+type Placement struct {
+	Node string   `json:"node"`
+	GPUs []string `json:"gpus,omitempty"` // GPU.ID
+}
+
+// Submission is what Submit needs to render and start one launch.
+type Submission struct {
+	Launch     Launch
+	Deployment jobspecs.Deployment
+	JoinFile   string // path of the 0600 file with the join token; readable on the nodes
+	LogDir     string // where the job's own output goes
+}
+
+// JobState is what the cluster says of a job.
+type JobState string
+
+// The states of a job. JobUnknown is shown as unknown and never taken for ended.
+const (
+	JobPending JobState = "pending"
+	JobRunning JobState = "running"
+	JobEnding  JobState = "ending" // told to stop, not gone yet
+	JobEnded   JobState = "ended"
+	JobUnknown JobState = "unknown"
+)
+
+// Job is what the cluster granted for a launch.
+type Job struct {
+	ID      string // native
+	Launch  LaunchID
+	State   JobState
+	Reason  string    // why it is pending or how it ended, in words
+	Nodes   []string  // empty while pending
+	Started time.Time // zero = unknown
+	Ended   time.Time
+	EndsAt  time.Time // walltime limit; zero = none known
+	Exit    *Exit     // nil = not ended, or unknown
+	// Role and Count belong to counted roles (SetCount) only.
+	Role RoleRef
+}
+
+// Exit is how a job's main process ended: a code, or a signal.
+type Exit struct {
+	Code   int
+	Signal int // 0 = by itself
+}
+
+// RoleRef names one role of one deployment.
+type RoleRef struct {
+	Deployment string
+	Role       jobspecs.RoleKind
+}
+
+// Capacity is what a cluster has, whoever uses it now.
+type Capacity struct {
+	// Places: Penstock chooses nodes and GPUs itself (local processes, a held allocation). Else the cluster does.
+	Places bool
+	Nodes  []Node
+	At     time.Time
+}
+
+// Node is one machine, or one logical node of the local cluster.
+type Node struct {
+	Name   string
+	Up     bool
+	GPUs   []GPU
+	CPUs   int
+	Memory uint64 // bytes
+}
+
+// GPU is one card as placement sees it.
+type GPU struct {
+	ID     string // UUID of a real card, or a declared name such as node0-gpu1
+	Type   string // e.g. "NVIDIA H100 80GB HBM3"; empty = declared only
+	Memory uint64 // bytes; 0 = unknown
+}
+
+// Cluster is what the scheduler asks of every cluster. All calls honour the context's deadline and may be made from
+// several goroutines.
+type Cluster interface {
+	Kind() jobspecs.ClusterKind
+	// Jobs lists all jobs of this installation that the cluster still remembers, ended ones for a while too. Two jobs may
+	// carry one launch token. A cluster that cannot tell returns ErrUnknown, never a shorter list.
+	Jobs(ctx context.Context) ([]Job, error)
+	// Stop ends a job: asks it to stop first and kills it after the grace. It returns once the cluster has taken the
+	// request, is idempotent, and a job that is gone already is no error.
+	Stop(ctx context.Context, job string, grace time.Duration) error
+	// Capacity lists nodes and GPUs. ErrUnknown as above.
+	Capacity(ctx context.Context) (Capacity, error)
+}
+
+// Submitter is a Cluster on which every launch is a job of its own. Penstock owns replacement there.
+type Submitter interface {
+	Cluster
+	// Submit starts a job for the launch and returns its native ID. The launch is in the ledger already. ErrRefused: no
+	// job exists. ErrUnknown: one may exist, look it up by token in Jobs. Submit is not idempotent: the caller never
+	// submits a token twice, and a cluster that runs one token twice is told apart by the runs' nonces.
+	Submit(ctx context.Context, s Submission) (job string, err error)
+}
+
+// Counter is a Cluster that keeps a role at a count by itself (Nomad groups). It owns replacement and rollout;
+// Penstock speaks of counts and drains only.
+type Counter interface {
+	Cluster
+	// SetCount makes the role run n replicas of the deployment's revision. Idempotent.
+	SetCount(ctx context.Context, role RoleRef, d jobspecs.Deployment, revision, n int) error
+}
