@@ -104,8 +104,10 @@ type Job struct {
 	Ended   time.Time
 	EndsAt  time.Time // walltime limit; zero = none known
 	Exit    *Exit     // nil = not ended, or unknown
-	// Role and Count belong to counted roles (SetCount) only.
-	Role RoleRef
+	// Role, Index (of the replica in it) and Revision belong to counted roles (SetCount) only.
+	Role     RoleRef
+	Index    int
+	Revision int
 }
 
 // Exit is how a job's main process ended: a code, or a signal.
