@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/jobspecs/engine"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+)
+
+func runCommand(std IO) *cli.Command {
+	return &cli.Command{
+		Name: "run", Usage: "start or change a deployment and wait until it is ready", ArgsUsage: "FILE",
+		Description: "Ctrl-c ends the waiting, never the deployment. FILE - reads standard input.\n" +
+			"Exit codes: 0 ready, 2 accepted but not placed in time, 5 placed but not ready in time, 6 failed or rolled back.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "return as soon as the deployment is accepted"},
+			&cli.DurationFlag{Name: "timeout", Usage: "give up waiting after this long; 0 waits for ever"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done and do nothing, as `penstock plan` does"},
+			&cli.BoolFlag{Name: "parsable", Usage: "print DEPLOYMENT;REVISION and nothing else"},
+		},
+		Action: controlAction(std, parseRun, runRun),
+	}
+}
+
+type runOptions struct {
+	file             string
+	detach, parsable bool
+	dryRun           bool
+	timeout          time.Duration
+}
+
+func parseRun(c *cli.Context) (runOptions, error) {
+	file, err := one(c, "a deployment file")
+	return runOptions{
+		file: file, detach: c.Bool("detach"), parsable: c.Bool("parsable"), dryRun: c.Bool("dry-run"), timeout: c.Duration("timeout"),
+	}, err
+}
+
+func runRun(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, o runOptions) error {
+	if o.dryRun {
+		return runPlan(ctx, inv, control, planOptions{file: o.file})
+	}
+	text, _, err := inv.readDeployment(o.file)
+	if err != nil {
+		return err
+	}
+	resp, err := control.Apply(ctx, &apiv1.ApplyRequest{Yaml: text, Source: o.file})
+	if err != nil {
+		return err
+	}
+	if !resp.Changed {
+		inv.say("%s: revision %d already says this", resp.Deployment, resp.Revision)
+	}
+	for _, a := range resp.Actions {
+		inv.say("%s", actionText(a))
+	}
+	if err := printRun(inv, resp, o.parsable); err != nil || o.detach {
+		return err
+	}
+	return follow(ctx, inv, control, followOptions{deployment: resp.Deployment, until: "ready", timeout: o.timeout})
+}
+
+func printRun(inv *invocation, resp *apiv1.ApplyResponse, parsable bool) error {
+	switch {
+	case inv.json():
+		return inv.printMessage("run", resp)
+	case parsable:
+		fmt.Fprintf(inv.Out, "%s;%d\n", resp.Deployment, resp.Revision)
+	default:
+		fmt.Fprintf(inv.Out, "%s revision %d\n", resp.Deployment, resp.Revision)
+	}
+	return nil
+}
+
+// maxDeploymentFile bounds what is read of a file.
+const maxDeploymentFile = 1 << 20
+
+// readDeployment reads, parses and checks a deployment file; - is standard input. All that is wrong is in the error.
+// Relative paths of weights are made absolute, since nobody else knows the caller's folder.
+func (inv *invocation) readDeployment(file string) (string, jobspecs.Deployment, error) {
+	in := inv.In
+	if file != "-" {
+		f, err := os.Open(inv.path(file))
+		if errors.Is(err, os.ErrNotExist) {
+			return "", jobspecs.Deployment{}, fail(ExitNotFound, "", "deployment file %s does not exist", file)
+		} else if err != nil {
+			return "", jobspecs.Deployment{}, fmt.Errorf("read deployment file: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxDeploymentFile+1))
+	if err != nil {
+		return "", jobspecs.Deployment{}, fmt.Errorf("read deployment file %s: %w", file, err)
+	}
+	d, err := jobspecs.Parse(file, text)
+	if err == nil {
+		err = engine.Check(d)
+	}
+	if err != nil {
+		return "", jobspecs.Deployment{}, &exitError{code: ExitError, err: err, hint: "`penstock schema` prints a JSON Schema that editors can check against"}
+	}
+	d = inv.absolute(d)
+	return string(jobspecs.Encode(d)), d, nil
+}
+
+// absolute resolves local paths against the caller's folder.
+func (inv *invocation) absolute(d jobspecs.Deployment) jobspecs.Deployment {
+	abs := func(p string) string {
+		if p == "" {
+			return p
+		}
+		return inv.path(p)
+	}
+	d.Model.Path = abs(d.Model.Path)
+	adapters := append([]jobspecs.Adapter(nil), d.Model.Adapters...)
+	for i := range adapters {
+		adapters[i].Path = abs(adapters[i].Path)
+	}
+	d.Model.Adapters = adapters
+	return d
+}

@@ -1,0 +1,92 @@
+// Package cli is the command line: it knows every name of the program, reads the environment and the configuration
+// files, wires each role together in one file (role_*.go), and is the only package that exits.
+//
+// A command is three pieces: a constructor that names its flags, a parser from *cli.Context to a plain options struct,
+// and a run function that never sees *cli.Context. Main returns an exit code, so that tests run the real program in
+// process.
+package cli
+
+import (
+	"context"
+	"errors"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Main runs the program with its arguments (args[0] is the program's name) and returns the exit code.
+func Main(args []string, std IO) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, args, std)
+}
+
+// run is Main under a context of the caller's.
+func run(ctx context.Context, args []string, std IO) int {
+	app := newApp(std)
+	ordered, err := orderArguments(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, ordered)
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = &exitError{code: ExitInterrupted, err: errors.New("interrupted; deployments go on running")}
+	}
+	return report(std, wantsJSON(args, std), err)
+}
+
+// newApp builds the command table anew, so that parallel tests share nothing.
+func newApp(std IO) *cli.App {
+	app := &cli.App{
+		Name:            "penstock",
+		Usage:           "serve large language models on Slurm, Nomad, or this machine",
+		Description:     description,
+		HideVersion:     true,
+		HideHelpCommand: true,
+		Reader:          std.In, Writer: std.Out, ErrWriter: std.Err,
+		ExitErrHandler:            func(*cli.Context, error) {}, // report alone maps errors to exit codes
+		OnUsageError:              usageFromLibrary,
+		DisableSliceFlagSeparator: true,
+		CustomAppHelpTemplate:     appHelp,
+		Action:                    helpOrUnknown,
+		Commands:                  commands(std),
+	}
+	for _, c := range app.Commands {
+		finish(c)
+	}
+	return app
+}
+
+// finish gives a command what the library does not inherit.
+func finish(c *cli.Command) {
+	c.HideHelpCommand = true
+	c.OnUsageError = usageFromLibrary
+	c.CustomHelpTemplate = commandHelp
+	if len(c.Subcommands) > 0 {
+		c.CustomHelpTemplate = groupHelp
+		c.Action = helpOrUnknown
+	} else {
+		c.Flags = append(c.Flags, globalFlags()...)
+	}
+	for _, f := range c.Flags {
+		if s, ok := f.(*cli.StringFlag); ok && s.Name == "help" {
+			panic("the help flag belongs to the library")
+		}
+	}
+	for _, s := range c.Subcommands {
+		finish(s)
+	}
+}
+
+func usageFromLibrary(_ *cli.Context, err error, _ bool) error { return usageError("%v", err) }
+
+// helpOrUnknown is the action of everything that only groups commands.
+func helpOrUnknown(c *cli.Context) error {
+	if c.Args().Present() {
+		return unknownCommand(c.Command.Name, c.Args().First(), c.App, c.Command)
+	}
+	if c.Command != nil && c.Command.Name != c.App.Name && c.Command.Name != "" && len(c.Command.Subcommands) > 0 {
+		return cli.ShowSubcommandHelp(c)
+	}
+	return cli.ShowAppHelp(c)
+}

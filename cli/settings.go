@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/urfave/cli/v2"
+)
+
+// setting is one value that may come from a flag, the environment, a configuration file, or a default, in this order.
+type setting struct {
+	Key     string // in configuration files, dotted
+	Flag    string
+	Usage   string
+	Default func(std IO) string
+	Bool    bool
+}
+
+// Env is the setting's environment variable.
+func (s setting) Env() string { return envName(s.Flag) }
+
+func envName(flag string) string {
+	return "PENSTOCK_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+var settings = []setting{
+	{Key: "stateDir", Flag: "state-dir", Usage: "folder of the controller's state, on a filesystem that the nodes share", Default: defaultStateDir},
+	{Key: "runtimeDir", Flag: "runtime-dir", Usage: "node-local folder for sockets and locks", Default: defaultRuntimeDir},
+	{Key: "log.level", Flag: "log-level", Usage: "debug, info, warn or error", Default: fixed("info")},
+	{Key: "log.format", Flag: "log-format", Usage: "auto, console or json", Default: fixed("auto")},
+	{Key: "json", Flag: "json", Usage: "print data and errors as JSON", Default: fixed("false"), Bool: true},
+	{Key: "noColor", Flag: "no-color", Usage: "never colour output", Default: fixed("false"), Bool: true},
+	{Key: "controller.listen", Flag: "listen", Usage: "host:port for agents and gateways (mTLS)", Default: fixed("127.0.0.1:0")},
+	{Key: "gateway.listen", Flag: "gateway-listen", Usage: "host:port for clients; beyond loopback TLS is on", Default: fixed("127.0.0.1:0")},
+	{Key: "gateway.advertise", Flag: "gateway-advertise", Usage: "host name under which clients reach the gateway", Default: fixed("")},
+	{Key: "local.nodes", Flag: "local-nodes", Usage: "logical nodes of this machine: NAME:GPUS,NAME:GPUS", Default: fixed("")},
+}
+
+func fixed(v string) func(IO) string { return func(IO) string { return v } }
+
+func defaultStateDir(std IO) string {
+	if d := std.Getenv("XDG_STATE_HOME"); d != "" {
+		return filepath.Join(d, "penstock")
+	}
+	return filepath.Join(std.Getenv("HOME"), ".local", "state", "penstock")
+}
+
+func defaultRuntimeDir(std IO) string {
+	if d := std.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		return filepath.Join(d, "penstock")
+	}
+	return filepath.Join(os.TempDir(), "penstock-"+strconv.Itoa(os.Getuid()))
+}
+
+// globalFlags are on every command; each also has its PENSTOCK_ variable and its key in configuration files.
+func globalFlags() []cli.Flag {
+	var out []cli.Flag
+	for _, s := range settings {
+		if strings.Contains(s.Key, ".") && !strings.HasPrefix(s.Key, "log.") {
+			continue // belongs to the roles that listen
+		}
+		out = append(out, s.flag())
+	}
+	return out
+}
+
+func (s setting) flag() cli.Flag {
+	if s.Bool {
+		return &cli.BoolFlag{Name: s.Flag, Usage: s.Usage, Category: "global"}
+	}
+	return &cli.StringFlag{Name: s.Flag, Usage: s.Usage, Category: "global"}
+}
+
+// roleFlags are the settings of commands that listen or place.
+func roleFlags(keys ...string) []cli.Flag {
+	var out []cli.Flag
+	for _, s := range settings {
+		if slices.Contains(keys, s.Key) {
+			f := s.flag().(*cli.StringFlag)
+			f.Category = ""
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// value is a setting's value and where it came from.
+type value struct {
+	Key, Value, Origin string
+}
+
+// resolved holds all settings of one invocation.
+type resolved struct {
+	values []value
+}
+
+func (r resolved) get(key string) string {
+	for _, v := range r.values {
+		if v.Key == key {
+			return v.Value
+		}
+	}
+	panic("no setting " + key)
+}
+
+func (r resolved) is(key string) bool { return r.get(key) == "true" }
+
+// configFiles are the files that may set something, strongest first: project, user, site.
+func configFiles(std IO) []string {
+	user := std.Getenv("XDG_CONFIG_HOME")
+	if user == "" {
+		user = filepath.Join(std.Getenv("HOME"), ".config")
+	}
+	site := std.Getenv("PENSTOCK_SITE_FILE")
+	if site == "" {
+		site = "/etc/penstock/site.yaml"
+	}
+	return []string{filepath.Join(std.Dir, ".penstock.yaml"), filepath.Join(user, "penstock", "config.yaml"), site}
+}
+
+// resolve finds every setting's value: flag > environment > project file > user file > site file > default.
+func resolve(c *cli.Context, std IO) (resolved, error) {
+	var files []map[string]string
+	names := configFiles(std)
+	for _, name := range names {
+		m, err := readConfig(name)
+		if err != nil {
+			return resolved{}, err
+		}
+		files = append(files, m)
+	}
+	var out resolved
+	for _, s := range settings {
+		out.values = append(out.values, s.find(c, std, names, files))
+	}
+	return out, nil
+}
+
+func (s setting) find(c *cli.Context, std IO, names []string, files []map[string]string) value {
+	if c != nil && c.IsSet(s.Flag) {
+		v := c.String(s.Flag)
+		if s.Bool {
+			v = strconv.FormatBool(c.Bool(s.Flag))
+		}
+		return value{s.Key, v, "flag --" + s.Flag}
+	}
+	if v := std.Getenv(s.Env()); v != "" {
+		if s.Bool {
+			b, err := strconv.ParseBool(v)
+			v = strconv.FormatBool(b || err != nil)
+		}
+		return value{s.Key, v, "environment " + s.Env()}
+	}
+	for i, m := range files {
+		if v, ok := m[s.Key]; ok {
+			return value{s.Key, v, "file " + names[i]}
+		}
+	}
+	return value{s.Key, s.Default(std), "default"}
+}
+
+// readConfig reads one configuration file into dotted keys. A missing file is empty; an unknown key is an error that
+// names the file and the nearest key.
+func readConfig(name string) (map[string]string, error) {
+	text, err := os.ReadFile(name)
+	if os.IsNotExist(err) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	var doc map[string]any
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return nil, fmt.Errorf("read configuration %s: %s", name, yaml.FormatError(err, false, true))
+	}
+	out := map[string]string{}
+	flatten("", doc, out)
+	var known []string
+	for _, s := range settings {
+		known = append(known, s.Key)
+	}
+	for k := range out {
+		if slices.Contains(known, k) {
+			continue
+		}
+		hint := "`penstock config view --origin` lists all keys"
+		if near := nearest(k, known); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		return nil, fail(ExitError, hint, "%s: unknown key %q", name, k)
+	}
+	return out, nil
+}
+
+func flatten(prefix string, m map[string]any, out map[string]string) {
+	for k, v := range m {
+		if sub, ok := v.(map[string]any); ok {
+			flatten(prefix+k+".", sub, out)
+			continue
+		}
+		out[prefix+k] = fmt.Sprint(v)
+	}
+}
+
+// wantsJSON answers for report, which also speaks of errors that came before any parsing.
+func wantsJSON(args []string, std IO) bool {
+	for _, a := range args {
+		if a == "--" {
+			break
+		}
+		if a == "--json" || a == "-json" || a == "--json=true" {
+			return true
+		}
+	}
+	b, _ := strconv.ParseBool(std.Getenv("PENSTOCK_JSON"))
+	return b
+}

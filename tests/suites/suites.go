@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// suite is one `go test` call.
+type suite struct {
+	Name, About string
+	Packages    []string
+	Without     []string // packages under these prefixes are left out
+	Args        []string
+	Env         []string
+	Timeout     time.Duration
+}
+
+// whole are the folders of tests that start the whole program; they are suites of their own.
+var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench"}
+
+var quickSuites = []suite{
+	{
+		Name: "packages", About: "every package, the layers, the wire",
+		Packages: []string{"./..."}, Without: whole, Timeout: 8 * time.Minute,
+	},
+	{Name: "script", About: "every command of the real program", Packages: []string{"./tests/script"}, Timeout: 6 * time.Minute},
+	{Name: "engine", About: "a real engine with real KV cache", Packages: []string{"./tests/engine"}, Timeout: 6 * time.Minute},
+	{Name: "openai", About: "the npm openai client", Packages: []string{"./tests/openai"}, Timeout: 5 * time.Minute},
+	{Name: "attack", About: "a second user on the same machine", Packages: []string{"./tests/attack"}, Timeout: 5 * time.Minute},
+}
+
+var slowSuites = []suite{
+	{
+		Name: "race", About: "every package under the race detector",
+		Packages: []string{"./..."}, Without: whole, Args: []string{"-race"}, Timeout: 25 * time.Minute,
+	},
+	{Name: "faults", About: "faults under content-checked streams", Packages: []string{"./tests/faults"}, Timeout: 20 * time.Minute},
+}
+
+// packages resolves the patterns and leaves out what Without names.
+func (s suite) packages() []string {
+	if len(s.Without) == 0 {
+		return s.Packages
+	}
+	out, err := exec.Command("go", append([]string{"list"}, s.Packages...)...).Output()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "suites: go list:", err)
+		return s.Packages
+	}
+	var keep []string
+	for p := range strings.FieldsSeq(string(out)) {
+		if !hasPrefix(p, s.Without) {
+			keep = append(keep, p)
+		}
+	}
+	return keep
+}
+
+func hasPrefix(pkg string, prefixes []string) bool {
+	for _, p := range prefixes {
+		full := "github.com/penstock/penstock/" + p
+		if pkg == full || strings.HasPrefix(pkg, full+"/") {
+			return true
+		}
+	}
+	return false
+}
