@@ -33,13 +33,13 @@ type SimOptions struct {
 
 	// The hooks stand for the processes of a job. They run inside Advance, one at a time, without a lock held, so they may
 	// call every method of Sim. Each run that OnStart has seen is seen by OnEnd exactly once.
-	OnStart func(Run)                        // a run's processes start, with a fresh nonce
-	OnStop  func(r Run, grace time.Duration) // they were asked to end: call Exit, or be killed after the grace
-	OnEnd   func(r Run, exit *cluster.Exit)  // they are gone; exit nil = nobody knows how
+	OnStart func(SimRun)                        // a run's processes start, with a fresh nonce
+	OnStop  func(r SimRun, grace time.Duration) // they were asked to end: call Exit, or be killed after the grace
+	OnEnd   func(r SimRun, exit *cluster.Exit)  // they are gone; exit nil = nobody knows how
 }
 
-// Run is one start of a job's processes: the requeue of a job is another run with another nonce.
-type Run struct {
+// SimRun is one start of a job's processes: the requeue of a job is another run with another nonce.
+type SimRun struct {
 	Job        cluster.Job // as it was at the start
 	Nonce      string      // PENSTOCK_RUN of all its ranks
 	Submission cluster.Submission
@@ -53,7 +53,7 @@ type Run struct {
 //	sim := clustertest.NewSim(clustertest.SimOptions{
 //		Places:  true,
 //		Nodes:   clustertest.Nodes(4, 8),             // node0..node3 with 8 GPUs each: node0-gpu0, ...
-//		OnStart: func(r clustertest.Run) { ... },     // the simulated agent joins
+//		OnStart: func(r clustertest.SimRun) { ... },     // the simulated agent joins
 //	})
 //	job, err := sim.Submit(ctx, submission)           // pending
 //	sim.Advance(10 * time.Second)                     // queue delay is over: OnStart has run

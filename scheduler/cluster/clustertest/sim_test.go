@@ -26,12 +26,12 @@ func submission(id string, g int, placed ...cluster.Placement) cluster.Submissio
 func history(t *testing.T, o SimOptions, play func(*Sim)) (lines []string) {
 	t.Helper()
 	var sim *Sim
-	say := func(what string, r Run, extra string) {
+	say := func(what string, r SimRun, extra string) {
 		lines = append(lines, fmt.Sprintf("%5s %s %s job %s%s", sim.Now().Sub(o.Start), what, r.Submission.Launch.ID, r.Job.ID, extra))
 	}
 	o.Start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	o.OnStart = func(r Run) { say("start", r, fmt.Sprint(" on ", r.Job.Nodes)) }
-	o.OnEnd = func(r Run, e *cluster.Exit) {
+	o.OnStart = func(r SimRun) { say("start", r, fmt.Sprint(" on ", r.Job.Nodes)) }
+	o.OnEnd = func(r SimRun, e *cluster.Exit) {
 		if e == nil {
 			say("end", r, " unknown")
 			return

@@ -22,7 +22,7 @@ type simJob struct {
 
 // simRun is one life of a job's processes.
 type simRun struct {
-	Run
+	SimRun
 	placed []cluster.Placement
 	cutBy  string // node whose loss the cluster saw while the processes lived on
 }
@@ -107,11 +107,11 @@ func (s *Sim) start(j *simJob, placed []cluster.Placement) {
 			}
 		})
 	}
-	r.Run = Run{Job: s.view(j), Nonce: fmt.Sprintf("%016x", s.rng.Uint64()), Submission: j.sub}
+	r.SimRun = SimRun{Job: s.view(j), Nonce: fmt.Sprintf("%016x", s.rng.Uint64()), Submission: j.sub}
 	j.run = r
 	s.alive = append(s.alive, r)
 	if s.opts.OnStart != nil {
-		s.hooks = append(s.hooks, func() { s.opts.OnStart(r.Run) })
+		s.hooks = append(s.hooks, func() { s.opts.OnStart(r.SimRun) })
 	}
 	if s.changed != nil {
 		s.changed(j.job)
@@ -149,7 +149,7 @@ func (s *Sim) stop(j *simJob, grace time.Duration, why string, requeue bool) {
 func (s *Sim) askToEnd(j *simJob, grace time.Duration) {
 	r := j.run
 	if s.opts.OnStop != nil {
-		s.hooks = append(s.hooks, func() { s.opts.OnStop(r.Run, grace) })
+		s.hooks = append(s.hooks, func() { s.opts.OnStop(r.SimRun, grace) })
 		return
 	}
 	s.at(s.now.Add(s.opts.StopTakes), func() {
@@ -190,7 +190,7 @@ func (s *Sim) finish(j *simJob, exit *cluster.Exit, why string, requeue bool) {
 func (s *Sim) bury(r *simRun, exit *cluster.Exit) {
 	s.alive = slices.DeleteFunc(s.alive, func(a *simRun) bool { return a == r })
 	if s.opts.OnEnd != nil {
-		s.hooks = append(s.hooks, func() { s.opts.OnEnd(r.Run, exit) })
+		s.hooks = append(s.hooks, func() { s.opts.OnEnd(r.SimRun, exit) })
 	}
 }
 
@@ -249,12 +249,12 @@ func (s *Sim) Again(job string) (second string, ok bool) {
 }
 
 // Alive lists the runs whose processes live, cut-off ones too, in the order of their starts.
-func (s *Sim) Alive() []Run {
+func (s *Sim) Alive() []SimRun {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	runs := make([]Run, len(s.alive))
+	runs := make([]SimRun, len(s.alive))
 	for i, r := range s.alive {
-		runs[i] = r.Run
+		runs[i] = r.SimRun
 	}
 	return runs
 }
