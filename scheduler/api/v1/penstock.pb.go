@@ -1108,6 +1108,7 @@ type Identity struct {
 	EngineKind    string                 `protobuf:"bytes,12,opt,name=engine_kind,json=engineKind,proto3" json:"engine_kind,omitempty"`
 	EngineVersion string                 `protobuf:"bytes,13,opt,name=engine_version,json=engineVersion,proto3" json:"engine_version,omitempty"`
 	Pid           int64                  `protobuf:"varint,14,opt,name=pid,proto3" json:"pid,omitempty"`
+	HeadAddress   string                 `protobuf:"bytes,15,opt,name=head_address,json=headAddress,proto3" json:"head_address,omitempty"` // rank 0 only: host:port for the other ranks' rendezvous, once it can be dialled
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1238,6 +1239,13 @@ func (x *Identity) GetPid() int64 {
 		return x.Pid
 	}
 	return 0
+}
+
+func (x *Identity) GetHeadAddress() string {
+	if x != nil {
+		return x.HeadAddress
+	}
+	return ""
 }
 
 type Health struct {
@@ -5893,7 +5901,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x04load\x18\x03 \x01(\v2\x17.penstock.v1.EngineLoadR\x04load\x12%\n" +
 	"\x04gpus\x18\x04 \x01(\v2\x11.penstock.v1.GPUsR\x04gpus\x12$\n" +
 	"\x02kv\x18\x05 \x01(\v2\x14.penstock.v1.KVStateR\x02kv\x12(\n" +
-	"\x05ports\x18\x06 \x01(\v2\x12.penstock.v1.PortsR\x05ports\"\xab\x03\n" +
+	"\x05ports\x18\x06 \x01(\v2\x12.penstock.v1.PortsR\x05ports\"\xce\x03\n" +
 	"\bIdentity\x12\x16\n" +
 	"\x06launch\x18\x01 \x01(\tR\x06launch\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x14\n" +
@@ -5911,7 +5919,8 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\vengine_kind\x18\f \x01(\tR\n" +
 	"engineKind\x12%\n" +
 	"\x0eengine_version\x18\r \x01(\tR\rengineVersion\x12\x10\n" +
-	"\x03pid\x18\x0e \x01(\x03R\x03pid\"\xda\x02\n" +
+	"\x03pid\x18\x0e \x01(\x03R\x03pid\x12!\n" +
+	"\fhead_address\x18\x0f \x01(\tR\vheadAddress\"\xda\x02\n" +
 	"\x06Health\x12(\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x12.penstock.v1.PhaseR\x05phase\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12/\n" +
