@@ -1,0 +1,183 @@
+package process
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tendEvery is how often ended orphans are looked for while a tree runs. It costs one system call when there are none.
+const tendEvery = time.Second
+
+// tend reaps orphans while the tree runs and ends all of it when its first process has ended or Stop asks for it.
+func (p *Process) tend() {
+	defer close(p.gone)
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			kin.reap()
+		case <-p.ended:
+			p.endBy(time.Now().Add(p.grace))
+			p.end()
+			return
+		case <-p.poke:
+			p.end()
+			return
+		}
+	}
+}
+
+// end asks the group to end, waits until the tree has done so or the deadline has come, and then kills what is left.
+func (p *Process) end() {
+	if time.Until(p.until()) > 0 {
+		// The ID is ours until the first process is reaped, so that no stranger's group is hit.
+		p.note(ignoreGone(unix.Kill(-p.pid, unix.SIGTERM)))
+	}
+	pace := pace{longest: 250 * time.Millisecond}
+	for time.Until(p.until()) > 0 && p.look(p.Tree) != nothing {
+		select {
+		case <-pace.next(p.until()):
+		case <-p.poke:
+		}
+	}
+	p.kill()
+	kin.reap()
+}
+
+// kill sends SIGKILL until two looks in a row have found nothing: a process that forks while the process table is read
+// may hide its child from one look.
+func (p *Process) kill() {
+	pace := pace{longest: time.Second}
+	for empty := 0; empty < 2; {
+		switch p.look(p.alive) {
+		case nothing:
+			empty++
+			continue
+		case something:
+			p.freeze()
+			p.signalAll(unix.SIGKILL)
+		}
+		empty = 0
+		<-pace.next(time.Time{})
+	}
+}
+
+// freezeRounds bounds how long a tree that forks faster than it is read is chased before it is killed as far as known.
+const freezeRounds = 10
+
+// freeze stops every process before any is killed, until a look finds none that is not stopped yet. A stopped process
+// does not fork, does not start its children anew, and stays the parent by which its descendants are found.
+func (p *Process) freeze() {
+	type name struct {
+		pid   int
+		start uint64
+	}
+	stopped := map[name]bool{}
+	for range freezeRounds {
+		fresh := false
+		for _, q := range p.found() {
+			if n := (name{q.PID, q.Start}); !stopped[n] {
+				stopped[n], fresh = true, true
+				p.note(strike(q, unix.SIGSTOP, nil))
+			}
+		}
+		if !fresh || p.look(p.alive) == nothing {
+			return
+		}
+	}
+}
+
+func (p *Process) signalAll(sig syscall.Signal) {
+	for _, q := range p.found() {
+		p.note(strike(q, sig, nil))
+	}
+}
+
+// What a look at an ending tree tells.
+type sight int
+
+const (
+	unclear sight = iota // the process table could not be read: not the same as nothing
+	nothing
+	something
+)
+
+// look notes which processes of the tree are alive, as find finds them.
+func (p *Process) look(find func() ([]Proc, error)) sight {
+	alive, err := find()
+	if err != nil {
+		p.note(err)
+		return unclear
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = alive
+	if len(alive) == 0 {
+		p.trouble = nil
+		return nothing
+	}
+	return something
+}
+
+func (p *Process) found() []Proc {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left
+}
+
+// note keeps the reason why something did not work for the error of Stop.
+func (p *Process) note(err error) {
+	if err != nil {
+		p.mu.Lock()
+		p.trouble = err
+		p.mu.Unlock()
+	}
+}
+
+func (p *Process) until() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.deadline
+}
+
+// strike signals q, and no other process that has got its ID since. The handle, a pidfd where the kernel has them, is
+// opened before the process is looked at again, so that what is looked at is what is hit. still, if given, must also
+// hold then. A process that is gone is no error.
+func strike(q Proc, sig syscall.Signal, still func() bool) error {
+	handle, err := os.FindProcess(q.PID)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = handle.Release() }()
+	now, err := readStat(q.PID)
+	if err != nil || !now.same(q) || still != nil && !still() {
+		return ignoreGone(err)
+	}
+	return ignoreGone(handle.Signal(sig))
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, errGone) || errors.Is(err, os.ErrProcessDone) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// pace spaces out looks at the process table: close together first, as most trees end at once, then rarely, as the
+// rest hangs in the kernel.
+type pace struct{ wait, longest time.Duration }
+
+// next ticks when it is time to look again, at the latest at the given time unless that is zero.
+func (p *pace) next(until time.Time) <-chan time.Time {
+	p.wait = min(max(p.wait*3/2, 2*time.Millisecond), p.longest)
+	wait := p.wait
+	if !until.IsZero() {
+		wait = min(wait, time.Until(until))
+	}
+	return time.After(wait)
+}

@@ -1,0 +1,195 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Proc is one process as /proc showed it at one moment. PID and Start together name one process for as long as the
+// machine is up: a recycled PID has a later Start.
+type Proc struct {
+	PID, PPID int
+	PGID, SID int           // process group and session
+	State     byte          // as in ps: R S D T Z ...
+	Start     uint64        // clock ticks from boot to its start
+	Command   string        // the kernel's short name, up to 15 bytes
+	CPU       time.Duration // user and system time of itself and of its reaped children
+}
+
+// dead tells whether only the entry in the process table is left: memory, files and GPU contexts are gone.
+func (p Proc) dead() bool { return p.State == 'Z' || p.State == 'X' }
+
+func (p Proc) same(q Proc) bool { return p.PID == q.PID && p.Start == q.Start }
+
+// tick is the unit of times in /proc/PID/stat: 1/USER_HZ, which is 100 on every architecture that Go knows for Linux.
+const tick = 10 * time.Millisecond
+
+// Places of the fields of /proc/PID/stat, counted from the state, the first one after the name.
+const (
+	statPPID   = 1
+	statPGID   = 2
+	statSID    = 3
+	statUTime  = 11
+	statSTime  = 12
+	statCUTime = 13
+	statCSTime = 14
+	statStart  = 19
+)
+
+// parseStat reads /proc/PID/stat. The name may hold spaces and parentheses: it ends at the last one.
+func parseStat(line []byte) (Proc, error) {
+	open, end := bytes.IndexByte(line, '('), bytes.LastIndexByte(line, ')')
+	if open < 1 || end < open {
+		return Proc{}, errors.New("no process name in parentheses")
+	}
+	fields := strings.Fields(string(line[end+1:]))
+	if len(fields) <= statStart || len(fields[0]) != 1 {
+		return Proc{}, fmt.Errorf("%d fields after the name, want at least %d", len(fields), statStart+1)
+	}
+	var err error
+	number := func(s string) uint64 {
+		n, e := strconv.ParseUint(s, 10, 63)
+		err = errors.Join(err, e)
+		return n
+	}
+	// Kernel threads and foreign namespaces may show -1 for session and group.
+	id := func(s string) int {
+		n, e := strconv.ParseInt(s, 10, 32)
+		err = errors.Join(err, e)
+		return int(n)
+	}
+	p := Proc{
+		PID:     id(strings.TrimSpace(string(line[:open]))),
+		PPID:    id(fields[statPPID]),
+		PGID:    id(fields[statPGID]),
+		SID:     id(fields[statSID]),
+		State:   fields[0][0],
+		Start:   number(fields[statStart]),
+		Command: strings.ToValidUTF8(string(line[open+1:end]), "?"),
+	}
+	ticks := number(fields[statUTime]) + number(fields[statSTime]) + number(fields[statCUTime]) + number(fields[statCSTime])
+	p.CPU = time.Duration(ticks) * tick
+	return p, err
+}
+
+// errGone means that there is no such process any more.
+var errGone = errors.New("process is gone")
+
+// readStat reads one process.
+func readStat(pid int) (Proc, error) {
+	var buf [1024]byte
+	b, err := readInto(buf[:], procPath(pid, "stat"))
+	if err != nil {
+		return Proc{}, err
+	}
+	p, err := parseStat(b)
+	if err != nil {
+		return Proc{}, fmt.Errorf("read %s: %w", procPath(pid, "stat"), err)
+	}
+	return p, nil
+}
+
+// scan reads all processes that this one may see. What ends meanwhile is left out; what cannot be read for another
+// reason than being gone or hidden is an error, so that an empty answer means empty.
+func scan() ([]Proc, error) {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	names, err := dir.Readdirnames(-1)
+	_ = dir.Close()
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	all := make([]Proc, 0, len(names))
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		switch p, err := readStat(pid); {
+		case err == nil:
+			all = append(all, p)
+		case errors.Is(err, errGone), errors.Is(err, os.ErrPermission):
+		default:
+			return nil, fmt.Errorf("list processes: %w", err)
+		}
+	}
+	return all, nil
+}
+
+func procPath(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }
+
+// readInto fills buf from a file of /proc and returns what it read. It bypasses os.File, whose registration with the
+// poller costs more than the read, as this runs for every process of the node.
+func readInto(buf []byte, path string) ([]byte, error) {
+	fd, err := retry(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, goneOr(path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	n := 0
+	for n < len(buf) {
+		m, err := retry(func() (int, error) { return unix.Read(fd, buf[n:]) })
+		if err != nil {
+			return nil, goneOr(path, err)
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return buf[:n], nil
+}
+
+func goneOr(path string, err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return errGone
+	}
+	return &os.PathError{Op: "read", Path: path, Err: err}
+}
+
+func retry(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// maxEnviron bounds how much of an environment is read: more than the kernel lets a program have by default.
+const maxEnviron = 8 << 20
+
+// readEnviron reads the environment that a process was started with. It is empty for a zombie, and for a program that
+// has overwritten it.
+func readEnviron(pid int) ([]byte, error) {
+	for size := 16 << 10; ; size *= 4 {
+		b, err := readInto(make([]byte, size), procPath(pid, "environ"))
+		if err != nil || len(b) < size || size >= maxEnviron {
+			return b, err
+		}
+	}
+}
+
+// describe names processes for a message: the first few and how many more.
+func describe(procs []Proc) string {
+	const shown = 5
+	var names []string
+	for _, p := range procs[:min(len(procs), shown)] {
+		names = append(names, fmt.Sprintf("%d (%s, state %c)", p.PID, p.Command, p.State))
+	}
+	if more := len(procs) - shown; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	if names == nil {
+		return "unknown"
+	}
+	return strings.Join(names, ", ")
+}
