@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
 
@@ -159,13 +158,16 @@ func (p *Publisher) Watch(ctx context.Context, send func(*apiv1.WatchResponse) e
 // means to wait for the channel.
 func (p *Publisher) after(seq uint64) ([]*apiv1.WatchResponse, <-chan struct{}) {
 	p.mu.Lock()
-	view, last, deltas, changed := p.view, p.seq, p.deltas, p.changed
-	missed := last - seq
-	if known := seq > 0 && missed <= uint64(len(deltas)); missed == 0 || known {
-		defer p.mu.Unlock()
-		return slices.Clone(deltas[uint64(len(deltas))-missed:]), changed
+	view, last, changed := p.view, p.seq, p.changed
+	var missed []*apiv1.WatchResponse
+	known := seq == last || seq > 0 && last-seq <= uint64(len(p.deltas))
+	if known {
+		missed = slices.Clone(p.deltas[uint64(len(p.deltas))-(last-seq):])
 	}
 	p.mu.Unlock()
+	if known {
+		return missed, changed
+	}
 	m := whole(view)
 	m.Seq, m.Term = last, p.opts.Term
 	return []*apiv1.WatchResponse{m}, changed
