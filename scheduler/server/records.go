@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -128,12 +127,4 @@ func (s *Server) Record(recs []*apiv1.RequestRecord) {
 	if err := s.records.add(recs); err != nil {
 		s.log.Error().Err(err).Msg("usage not written")
 	}
-}
-
-type gatewayAPI struct{ s *Server }
-
-// Record implements GatewayService.
-func (g gatewayAPI) Record(_ context.Context, req *apiv1.RecordRequest) (*apiv1.RecordResponse, error) {
-	g.s.Record(req.Records)
-	return &apiv1.RecordResponse{}, nil
 }

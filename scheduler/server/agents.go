@@ -1,0 +1,199 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/penstock/penstock/jobspecs"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/fleet"
+	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/ledger"
+)
+
+// certificateTTL is how long a run can do without the controller.
+const certificateTTL = 7 * 24 * time.Hour
+
+// agentAPI implements AgentService.
+type agentAPI struct{ s *Server }
+
+// Join admits a run: its epoch is on disk before it is answered.
+func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinResponse, error) {
+	s := a.s
+	now := time.Now()
+	if err := s.o.JoinTokens.Check(req.Token, req.Launch, now); err != nil {
+		s.log.Warn().Err(err).Str("launch", req.Launch).Str("node", req.Hostname).Msg("join refused")
+		return nil, connect.NewError(connect.CodeUnauthenticated, err)
+	}
+	id := cluster.LaunchID(req.Launch)
+	launch, err := s.o.Ledger.Launch(id)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: %w", id, err))
+	}
+	if int(req.Nodes) != launch.Nodes || req.NodeRank >= req.Nodes {
+		return nil, connect.NewError(connect.CodeInvalidArgument,
+			fmt.Errorf("join %s: rank %d of %d nodes, but the launch has %d", id, req.NodeRank, req.Nodes, launch.Nodes))
+	}
+	epoch, err := s.admit(launch, req.Run)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := s.o.CA.SignCSR(req.CsrDer, identity.ID{Role: identity.Agent, Launch: req.Launch, Run: req.Run, Rank: int(req.NodeRank)}, certificateTTL, now)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("join %s: %w", id, err))
+	}
+	return s.joined(launch, req, epoch, leaf)
+}
+
+// admit stores the run's epoch. Another run is pushed out only when nobody of it is connected any more.
+func (s *Server) admit(launch cluster.Launch, run string) (uint64, error) {
+	alive := s.o.Fleet.Snapshot(time.Now()).Replicas[launch.ID].Connected()
+	epoch, err := s.o.Ledger.Admit(launch.ID, run, !alive)
+	switch {
+	case errors.Is(err, ledger.ErrOtherRun), errors.Is(err, ledger.ErrLaunchOver), errors.Is(err, ledger.ErrNotFound):
+		return 0, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: %w", launch.ID, err))
+	case err != nil:
+		return 0, connect.NewError(connect.CodeUnavailable, fmt.Errorf("join %s: %w", launch.ID, err))
+	}
+	s.o.Fleet.Admit(launch.ID, run, epoch, launch.Nodes)
+	if launch.Run != run {
+		s.event("admitted", launch, fmt.Sprintf("run %s is admitted with epoch %d", short(run), epoch))
+	}
+	s.o.Wake()
+	return epoch, nil
+}
+
+func (s *Server) joined(launch cluster.Launch, req *apiv1.JoinRequest, epoch uint64, leaf []byte) (*apiv1.JoinResponse, error) {
+	d, err := s.o.Ledger.Revision(launch.Deployment, launch.Revision)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: %w", launch.ID, err))
+	}
+	resp := &apiv1.JoinResponse{
+		Epoch: epoch, Term: s.o.Ledger.Term(), CertificatePem: leaf, CaPem: s.o.CA.PEM(),
+		DeploymentYaml: string(jobspecs.Encode(d)), Deployment: launch.Deployment, Role: string(launch.Role),
+		Replica: uint32(launch.Index), Revision: uint32(launch.Revision), LogDir: s.o.LogDir(launch),
+		OrphanAfter: durationpb.New(time.Duration(d.Serving.OrphanAfter)), HeadAddress: s.head(launch.ID),
+	}
+	if int(req.NodeRank) < len(launch.Placement) {
+		resp.Gpus = launch.Placement[req.NodeRank].GPUs
+	}
+	return resp, nil
+}
+
+// head is where the other ranks find rank 0; empty until it has reported.
+func (s *Server) head(id cluster.LaunchID) string {
+	r := s.o.Fleet.Snapshot(time.Now()).Replicas[id]
+	return r.Ranks[0].State.GetIdentity().GetHeadAddress()
+}
+
+// Renew replaces a certificate for the same run and rank.
+func (a agentAPI) Renew(ctx context.Context, req *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
+	id := peer(ctx)
+	launch, err := a.s.o.Ledger.Launch(cluster.LaunchID(id.Launch))
+	if err != nil || launch.Run != id.Run {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("renew %s: the run is not the admitted one of its launch", id))
+	}
+	return a.s.renew(id, req)
+}
+
+func (s *Server) renew(id identity.ID, req *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
+	leaf, err := s.o.CA.SignCSR(req.CsrDer, id, certificateTTL, time.Now())
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("renew %s: %w", id, err))
+	}
+	return &apiv1.RenewResponse{CertificatePem: leaf, CaPem: s.o.CA.PEM()}, nil
+}
+
+// Report takes one agent's state for as long as its stream is open.
+func (a agentAPI) Report(ctx context.Context, stream *connect.BidiStream[apiv1.ReportRequest, apiv1.ReportResponse]) error {
+	s, id := a.s, peer(ctx)
+	launch := cluster.LaunchID(id.Launch)
+	rec, err := s.o.Ledger.Launch(launch)
+	if err != nil || rec.Run != id.Run {
+		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("report of %s: the run is not the admitted one of its launch", id))
+	}
+	s.o.Fleet.Admit(launch, rec.Run, rec.Epoch, rec.Nodes) // after a restart of the controller nobody joins again
+	s.o.Fleet.Connected(launch, id.Run, id.Rank)
+	defer s.o.Fleet.Disconnected(launch, id.Run, id.Rank)
+	session := s.commands.open(id.Launch)
+	defer s.commands.close(id.Launch, session)
+	s.metrics.agents.Inc()
+	defer s.metrics.agents.Dec()
+
+	group, ctx := errgroup.WithContext(ctx)
+	done := make(chan struct{})
+	group.Go(func() error {
+		defer close(done)
+		return s.receive(stream, session, rec, id)
+	})
+	group.Go(func() error { return s.transmit(ctx, stream, session, done) })
+	if err := group.Wait(); err != nil && !errors.Is(err, io.EOF) {
+		return answer(err)
+	}
+	return nil
+}
+
+// receive applies messages until the agent closes its side.
+func (s *Server) receive(stream *connect.BidiStream[apiv1.ReportRequest, apiv1.ReportResponse], session *agentStream, rec cluster.Launch, id identity.ID) error {
+	for {
+		msg, err := stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("report of %s: %w", id, err)
+		}
+		had := s.head(rec.ID)
+		got, err := s.o.Fleet.Apply(rec.ID, id.Run, rec.Epoch, id.Rank, msg, time.Now())
+		if err != nil {
+			return connect.NewError(connect.CodeInvalidArgument, err)
+		}
+		switch got.Kind {
+		case fleet.Stale:
+			return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("report of %s: a newer run of the launch is admitted", id))
+		case fleet.Resend:
+			session.offer(&apiv1.ReportResponse{Body: &apiv1.ReportResponse_Resend{Resend: &apiv1.Resend{From: got.From, To: got.To}}})
+		case fleet.Ack:
+			session.offer(s.ack(rec.ID, got.Seq))
+		}
+		if head := s.head(rec.ID); head != had {
+			s.commands.broadcast(id.Launch, s.ack(rec.ID, 0))
+		}
+	}
+}
+
+func (s *Server) ack(id cluster.LaunchID, seq uint64) *apiv1.ReportResponse {
+	return &apiv1.ReportResponse{Body: &apiv1.ReportResponse_Ack{Ack: &apiv1.Ack{Seq: seq, Term: s.o.Ledger.Term(), HeadAddress: s.head(id)}}}
+}
+
+// transmit sends what comes up until the receiving side or the server ends.
+func (s *Server) transmit(ctx context.Context, stream *connect.BidiStream[apiv1.ReportRequest, apiv1.ReportResponse], session *agentStream, done <-chan struct{}) error {
+	for {
+		select {
+		case r := <-session.out:
+			if err := stream.Send(r); err != nil {
+				return fmt.Errorf("answer an agent: %w", err)
+			}
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-s.closing:
+			return connect.NewError(connect.CodeUnavailable, errors.New("the controller shuts down"))
+		}
+	}
+}
+
+func short(run string) string {
+	if len(run) > 8 {
+		return run[:8]
+	}
+	return run
+}

@@ -1,0 +1,78 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"connectrpc.com/connect"
+
+	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/ledger"
+)
+
+var (
+	errNotFound = errors.New("not found")
+	errInvalid  = errors.New("invalid request")
+)
+
+type peerKey struct{}
+
+// peer is who makes the call, as the transport has proved it.
+func peer(ctx context.Context) identity.ID {
+	id, _ := ctx.Value(peerKey{}).(identity.ID)
+	return id
+}
+
+// authorize lets a call through only if the caller's role may make it. who says who the caller is by the transport alone.
+func (s *Server) authorize(next http.Handler, who func(*http.Request) identity.ID) http.Handler {
+	refuse := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := who(r)
+		if err := identity.Authorize(id.Role, r.URL.Path); err != nil {
+			code := connect.CodePermissionDenied
+			if id.Role == identity.Nobody {
+				code = connect.CodeUnauthenticated
+			}
+			s.metrics.refused.WithLabelValues(code.String()).Inc()
+			s.log.Warn().Str("peer", id.String()).Str("from", r.RemoteAddr).Str("call", r.URL.Path).Msg("call refused")
+			_ = refuse.Write(w, r, connect.NewError(code, err))
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, id)))
+	})
+}
+
+// byCertificate takes the caller's name from its verified certificate. Without one it is Nobody.
+func byCertificate(r *http.Request) identity.ID {
+	id, err := identity.FromState(r.TLS)
+	if err != nil {
+		return identity.ID{}
+	}
+	return id
+}
+
+// byOwner is for the unix socket, whose folder and whose peer check let only the owner in.
+func byOwner(*http.Request) identity.ID { return identity.ID{Role: identity.CLI, Name: "owner"} }
+
+// answer gives an error of the inner parts the code that callers act on.
+func answer(err error) error {
+	var held *ledger.HeldError
+	var wire *connect.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wire):
+		return err
+	case errors.Is(err, errNotFound), errors.Is(err, ledger.ErrNotFound):
+		return connect.NewError(connect.CodeNotFound, err)
+	case errors.Is(err, errInvalid):
+		return connect.NewError(connect.CodeInvalidArgument, err)
+	case errors.Is(err, cluster.ErrUnknown), errors.Is(err, ledger.ErrTermLost), errors.As(err, &held):
+		return connect.NewError(connect.CodeUnavailable, err)
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, err)
+	}
+	return connect.NewError(connect.CodeInternal, err)
+}

@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/identity"
+)
+
+// gatewayAPI implements GatewayService, enrollAPI the way in for a new gateway.
+type (
+	gatewayAPI struct{ s *Server }
+	enrollAPI  struct{ s *Server }
+)
+
+// Watch sends the view of the fleet: the whole of it, then changes.
+func (g gatewayAPI) Watch(ctx context.Context, req *apiv1.WatchRequest, stream *connect.ServerStream[apiv1.WatchResponse]) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.s.gateways.up(req.Gateway, req.Url)
+	defer g.s.gateways.down(req.Gateway)
+	stop := g.s.untilClosing(ctx, cancel)
+	defer stop()
+	return answer(g.s.o.Publisher.Watch(ctx, stream.Send))
+}
+
+// Record takes finished requests.
+func (g gatewayAPI) Record(_ context.Context, req *apiv1.RecordRequest) (*apiv1.RecordResponse, error) {
+	g.s.Record(req.Records)
+	return &apiv1.RecordResponse{}, nil
+}
+
+// Renew replaces a gateway's certificate.
+func (g gatewayAPI) Renew(ctx context.Context, req *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
+	return g.s.renew(peer(ctx), req)
+}
+
+// Enroll gives a gateway its first certificate.
+func (e enrollAPI) Enroll(_ context.Context, req *apiv1.EnrollRequest) (*apiv1.EnrollResponse, error) {
+	now := time.Now()
+	if err := e.s.o.GatewayTokens.Check(req.Token, req.Name, now); err != nil {
+		return nil, connect.NewError(connect.CodeUnauthenticated, err)
+	}
+	leaf, err := e.s.o.CA.SignCSR(req.CsrDer, identity.ID{Role: identity.Gateway, Name: req.Name}, certificateTTL, now)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("enroll gateway %s: %w", req.Name, err))
+	}
+	e.s.log.Info().Str("gateway", req.Name).Msg("gateway enrolled")
+	return &apiv1.EnrollResponse{CertificatePem: leaf, CaPem: e.s.o.CA.PEM()}, nil
+}
+
+// gatewayList knows which gateways watch now. Safe for concurrent use.
+type gatewayList struct {
+	mu   sync.Mutex
+	byID map[string]*gatewaySeen
+}
+
+type gatewaySeen struct {
+	url    string
+	open   int
+	seenAt time.Time
+}
+
+func (l *gatewayList) up(name, url string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byID == nil {
+		l.byID = map[string]*gatewaySeen{}
+	}
+	if l.byID[name] == nil {
+		l.byID[name] = &gatewaySeen{}
+	}
+	l.byID[name].url = url
+	l.byID[name].open++
+}
+
+func (l *gatewayList) down(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.byID[name].open--
+	l.byID[name].seenAt = time.Now()
+}
+
+// list drops gateways that have been gone for an hour.
+func (l *gatewayList) list(now time.Time) (out []*gatewayInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, g := range l.byID {
+		if g.open > 0 {
+			out = append(out, &gatewayInfo{name, g.url, now})
+		} else if now.Sub(g.seenAt) < time.Hour {
+			out = append(out, &gatewayInfo{name, g.url, g.seenAt})
+		} else {
+			delete(l.byID, name)
+		}
+	}
+	return out
+}
+
+type gatewayInfo struct {
+	name, url string
+	seenAt    time.Time
+}
