@@ -146,4 +146,3 @@ func (s *Store) loadUsed() {
 		}
 	}
 }
-

@@ -1,0 +1,79 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/scheduler/statefile"
+)
+
+// Run keeps the term: it turns the beat until ctx ends (nil) or the term is lost (ErrTermLost). A beat that cannot be
+// written is logged and tried again: whether the term is lost is for CheckTerm to say.
+func (l *Ledger) Run(ctx context.Context) error {
+	term, err := l.held()
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(l.o.Lease / beatsLease)
+	defer tick.Stop()
+	for n := uint64(2); ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := l.CheckTerm(); errors.Is(err, ErrTermLost) || errors.Is(err, ErrNoTerm) {
+			return err
+		} else if err != nil {
+			l.log.Warn().Err(err).Msg("cannot tell whether this controller still holds its term")
+		}
+		if err := l.beat(term, number(n)); err != nil {
+			l.log.Warn().Err(err).Msg("heartbeat of the controller's term not written")
+		}
+	}
+}
+
+// Release gives the term back, so that the next controller need not wait. Nothing can be written afterwards.
+func (l *Ledger) Release() error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	term, err := l.held()
+	if err != nil {
+		return err
+	}
+	l.setTerm(0, nil)
+	if err := l.beat(term, released); err != nil {
+		return fmt.Errorf("release term %d: %w", term, err)
+	}
+	return nil
+}
+
+func (l *Ledger) beatPath(term uint64) string { return l.termPath(term) + beatSuffix }
+
+// readBeat returns the beat as it is; one that cannot be read is one that does not change.
+func (l *Ledger) readBeat(term uint64) string {
+	b, err := l.o.FS.Read(l.beatPath(term), beatBytes)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func (l *Ledger) firstBeat(term uint64) error {
+	return statefile.Write(l.o.FS, l.beatPath(term), fmt.Appendf(nil, "%-*d", beatBytes, 1))
+}
+
+// beat writes in place, always the same length: on a full disk a living controller must not look dead.
+func (l *Ledger) beat(term uint64, s string) error {
+	f, err := l.o.FS.Overwrite(l.beatPath(term))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%-*s", beatBytes, s)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}

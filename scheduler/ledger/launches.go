@@ -1,0 +1,147 @@
+package ledger
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/penstock/penstock/scheduler/cluster"
+)
+
+// PutLaunch stores a new launch. It is on disk when PutLaunch returns, so the caller may submit it. An empty phase becomes Intended and
+// a zero CreatedAt now. ErrExists: a launch with that token is there.
+func (l *Ledger) PutLaunch(x cluster.Launch) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if !validName(string(x.ID)) || !validName(x.Deployment) {
+		return fmt.Errorf("launch %q of deployment %q: %w: names are 1 to 40 of [a-z0-9-]", x.ID, x.Deployment, ErrInvalid)
+	}
+	if x.Phase == "" {
+		x.Phase = cluster.Intended
+	}
+	if x.CreatedAt.IsZero() {
+		x.CreatedAt = l.o.Now()
+	}
+	if phaseRank(x.Phase) < 0 || x.Run != "" || x.Epoch != 0 {
+		return fmt.Errorf("launch %s: %w: phase %q, run %q, epoch %d", x.ID, ErrInvalid, x.Phase, x.Run, x.Epoch)
+	}
+	if _, ok := l.Launch(x.ID); ok {
+		return fmt.Errorf("launch %s: %w", x.ID, ErrExists)
+	}
+	return l.putLaunch(cloneLaunch(x))
+}
+
+// UpdateLaunch changes a launch: change gets a copy of its own and may refuse with an error. What identifies a launch and its
+// admission cannot be changed so, and its phase only moves forward (ErrInvalid). No change means no write.
+func (l *Ledger) UpdateLaunch(id cluster.LaunchID, change func(*cluster.Launch) error) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	old, ok := l.Launch(id)
+	if !ok {
+		return fmt.Errorf("launch %s: %w", id, ErrNotFound)
+	}
+	x := cloneLaunch(old)
+	if err := change(&x); err != nil {
+		return err
+	}
+	if err := checkUpdate(old, x); err != nil {
+		return fmt.Errorf("launch %s: %w: %w", id, ErrInvalid, err)
+	}
+	if reflect.DeepEqual(old, x) {
+		return l.settleLaunch(old)
+	}
+	if err := l.putLaunch(x); err != nil {
+		return err
+	}
+	if x.Phase != cluster.Ended || old.Phase == cluster.Ended {
+		return nil
+	}
+	if err := l.prune(); err != nil {
+		l.log.Warn().Err(err).Msg("ended launches not forgotten yet")
+	}
+	return nil
+}
+
+func checkUpdate(old, x cluster.Launch) error {
+	switch {
+	case x.ID != old.ID || x.Deployment != old.Deployment || x.Role != old.Role || x.Index != old.Index ||
+		x.Revision != old.Revision || x.Cluster != old.Cluster || !x.CreatedAt.Equal(old.CreatedAt):
+		return fmt.Errorf("what identifies a launch cannot change")
+	case x.Run != old.Run || x.Epoch != old.Epoch:
+		return fmt.Errorf("only Admit changes the admitted run")
+	case phaseRank(x.Phase) < phaseRank(old.Phase):
+		return fmt.Errorf("phase %s cannot follow %s", x.Phase, old.Phase)
+	}
+	return nil
+}
+
+// phaseRank orders phases; -1 = no phase.
+func phaseRank(p cluster.LaunchPhase) int {
+	return slices.Index([]cluster.LaunchPhase{cluster.Intended, cluster.Submitted, cluster.Draining, cluster.Ended}, p)
+}
+
+// Launches returns all launches that live and those that ended a short while ago, oldest first. Slices in them are shared and read
+// only.
+func (l *Ledger) Launches() []cluster.Launch {
+	l.mu.RLock()
+	list := make([]cluster.Launch, 0, len(l.state.launches))
+	for _, x := range l.state.launches {
+		list = append(list, x)
+	}
+	l.mu.RUnlock()
+	slices.SortFunc(list, func(a, b cluster.Launch) int {
+		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return list
+}
+
+// Launch returns one launch, if it is remembered.
+func (l *Ledger) Launch(id cluster.LaunchID) (cluster.Launch, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	x, ok := l.state.launches[id]
+	return x, ok
+}
+
+// putLaunch writes a launch and then takes it into memory.
+func (l *Ledger) putLaunch(x cluster.Launch) error {
+	term, err := l.held()
+	if err != nil {
+		return fmt.Errorf("launch %s: %w", x.ID, err)
+	}
+	visible, err := l.putJSON(launchPath(l.intentPath(term), x.ID), launchRecord{Format: format, Term: term, Launch: x})
+	if visible {
+		l.mu.Lock()
+		l.state.launches[x.ID] = x
+		l.state.epoch = max(l.state.epoch, x.Epoch)
+		l.mu.Unlock()
+	}
+	if err != nil {
+		return fmt.Errorf("store launch %s: %w", x.ID, err)
+	}
+	return nil
+}
+
+func (l *Ledger) settleLaunch(x cluster.Launch) error {
+	term, err := l.held()
+	if err == nil {
+		err = l.settle(launchPath(l.intentPath(term), x.ID), launchRecord{Format: format, Term: term, Launch: x})
+	}
+	if err != nil {
+		return fmt.Errorf("store launch %s: %w", x.ID, err)
+	}
+	return nil
+}
+
+func cloneLaunch(x cluster.Launch) cluster.Launch {
+	x.Placement = slices.Clone(x.Placement)
+	for i := range x.Placement {
+		x.Placement[i].GPUs = slices.Clone(x.Placement[i].GPUs)
+	}
+	x.LastLines = slices.Clone(x.LastLines)
+	return x
+}
