@@ -47,25 +47,18 @@ func readIO(pid int) (chars, read uint64, err error) {
 
 // parseIO reads /proc/PID/io: a name, a colon and a number on each line.
 func parseIO(b []byte) (chars, read uint64, err error) {
-	missing := 2
+	found := map[string]uint64{}
 	for line := range bytes.Lines(b) {
 		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(": "))
-		var to *uint64
-		switch string(name) {
-		case "rchar":
-			to = &chars
-		case "read_bytes":
-			to = &read
-		default:
+		if string(name) != "rchar" && string(name) != "read_bytes" {
 			continue
 		}
-		if *to, err = strconv.ParseUint(string(value), 10, 64); err != nil {
+		if found[string(name)], err = strconv.ParseUint(string(value), 10, 64); err != nil {
 			return 0, 0, fmt.Errorf("%s of a process: %w", name, err)
 		}
-		missing--
 	}
-	if missing != 0 {
-		return 0, 0, errors.New("no rchar and read_bytes once each")
+	if len(found) != 2 {
+		return 0, 0, errors.New("no rchar and read_bytes of a process")
 	}
-	return chars, read, nil
+	return found["rchar"], found["read_bytes"], nil
 }

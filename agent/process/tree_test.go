@@ -1,0 +1,209 @@
+package process
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// nest holds shell scripts that leave processes in all the places where a group signal does not reach. Each process
+// says that it runs with a file named by its ID, and ignores SIGTERM.
+var nest = map[string]struct {
+	script string
+	count  int
+}{
+	"child":              {`sh -c "$BE" sh $1 & ` + be, 2},
+	"session of its own": {`setsid sh -c "$BE" sh $1 & ` + be, 2},
+	"orphan":             {`(sh -c "$BE" sh $1 &) ; ` + be, 2},
+	"daemon":             {`(setsid sh -c 'sh -c "$BE" sh $1 & exit' sh $1 &) ; ` + be, 2},
+	"daemon of a daemon": {`(setsid sh -c '(setsid sh -c "$BE" sh $1 &) ; eval "$BE"' sh $1 &) ; ` + be, 3},
+	"chain of 20":        {`N=20 sh -c "$CHAIN" sh $1`, 20},
+	"20 daemons":         {`for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do (setsid sh -c "$BE" sh $1 &) ; done; ` + be, 20},
+	"restarted worker":   {`trap '' TERM; : >$1/$$; while :; do BE="$BE" setsid sh -c "$BE" sh $1; done`, 2},
+}
+
+// be says that the shell runs and then stays for ever; chain does so after starting the next link in a session of its
+// own, until N are there.
+const (
+	be    = `trap '' TERM; : >$1/$$; while :; do sleep 0.2; done`
+	chain = `N=$((N-1)); [ $N -gt 0 ] && setsid sh -c "$CHAIN" sh $1 & ` + be
+)
+
+var nestEnv = []string{"BE=" + be, "CHAIN=" + chain}
+
+func TestStopEndsTheWholeTree(t *testing.T) {
+	t.Parallel()
+	for name, test := range nest {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, dir := start(t, Spec{Env: nestEnv}, test.script)
+			procs := pids(t, dir, test.count)
+			tree, err := p.Tree()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, q := range procs {
+				if !holds(tree, q) {
+					t.Errorf("%s is not in the tree", describe([]Proc{q}))
+				}
+			}
+			if err := p.Stop(within(t), 20*time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+			wantGone(t, append(procs, tree...))
+		})
+	}
+}
+
+func holds(procs []Proc, p Proc) bool {
+	for _, q := range procs {
+		if q.same(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// Not parallel: what has no mark belongs to a tree for certain only while there is one tree.
+func TestStopEndsOrphansWithoutAMark(t *testing.T) {
+	p, dir := start(t, Spec{Env: nestEnv}, `(setsid env -i "$(command -v sh)" -c 'PATH=$2; `+be+`' sh $1 $PATH &) ; `+be)
+	procs := pids(t, dir, 2)
+	marked := 0
+	for _, q := range procs {
+		if nonceOf(q.PID) == p.nonce {
+			marked++
+		}
+	}
+	if marked != 1 {
+		t.Fatalf("%d of 2 processes carry the mark, want the first one only", marked)
+	}
+	if err := p.Stop(within(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	wantGone(t, procs)
+}
+
+func TestStopEndsWhatCarriesTheMarkElsewhere(t *testing.T) {
+	t.Parallel()
+	p, _ := start(t, Spec{}, `sleep 1000`)
+	taken := sleeper(t, []string{EnvProcess + "=" + p.nonce}, nil) // as if another subreaper had taken it in
+	other := sleeper(t, []string{EnvProcess + "=" + newNonce()}, nil)
+	if err := p.Stop(within(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	wantGone(t, []Proc{taken})
+	if !runs(other) {
+		t.Error("a process of another tree was killed")
+	}
+}
+
+func TestStopLeavesOtherTreesAlone(t *testing.T) {
+	t.Parallel()
+	spec := Spec{Env: nestEnv, Mark: newMark()}
+	script := `(setsid sh -c "$BE" sh $1 &) ; ` + be
+	ended, endedDir := start(t, spec, script)
+	other, otherDir := start(t, spec, script)
+	pids(t, endedDir, 2)
+	rest := pids(t, otherDir, 2)
+	if err := ended.Stop(within(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range rest {
+		if !runs(q) {
+			t.Errorf("%s of another tree was ended", describe([]Proc{q}))
+		}
+	}
+	if err := other.Stop(within(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	wantGone(t, rest)
+}
+
+func TestOrphansAreReaped(t *testing.T) {
+	t.Parallel()
+	_, dir := start(t, Spec{}, `(setsid sh -c ': >$1/$$; while [ ! -e $1/go ]; do sleep 0.01; done' sh $1 &) ; sleep 1000`)
+	orphan := pids(t, dir, 1)[0]
+	eventually(t, "the orphan has come back to this process", func() bool {
+		p, err := readStat(orphan.PID)
+		return err == nil && p.PPID == os.Getpid()
+	})
+	if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the orphan is out of the process table", func() bool {
+		p, err := readStat(orphan.PID)
+		return err != nil || !p.same(orphan)
+	})
+}
+
+func TestStrikeMissesARecycledID(t *testing.T) {
+	t.Parallel()
+	p, _ := start(t, Spec{}, `sleep 1000`)
+	q, err := readStat(p.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	earlier := q
+	earlier.Start--
+	if err := strike(earlier, syscall.SIGKILL, nil); err != nil {
+		t.Error(err)
+	}
+	if err := strike(q, syscall.SIGKILL, func() bool { return false }); err != nil {
+		t.Error(err)
+	}
+	if !runs(q) {
+		t.Fatal("a process was hit that only has the ID of the one that was meant")
+	}
+	if err := strike(q, syscall.SIGKILL, nil); err != nil {
+		t.Error(err)
+	}
+	if exit, err := p.Wait(within(t)); err != nil || exit.Signal != syscall.SIGKILL {
+		t.Errorf("got %v, %v", exit, err)
+	}
+	if err := strike(q, syscall.SIGKILL, nil); err != nil {
+		t.Errorf("a process that is gone: %v", err)
+	}
+}
+
+func TestTreeByParentage(t *testing.T) {
+	t.Parallel()
+	p, dir := start(t, Spec{Env: nestEnv}, nest["session of its own"].script)
+	procs := pids(t, dir, 2)
+	tree, err := Tree(p.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(tree) < 2 || tree[0].PID != p.PID() || !holds(tree, procs[0]) || !holds(tree, procs[1]) {
+		t.Errorf("tree %v does not begin with %d and hold %v", tree, p.PID(), procs)
+	}
+	if err := p.Stop(within(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	if tree, err := Tree(p.PID()); err != nil || len(tree) != 0 {
+		t.Errorf("tree of a process that is gone: %v, %v", tree, err)
+	}
+}
+
+func TestDescend(t *testing.T) {
+	t.Parallel()
+	all := []Proc{{PID: 5, PPID: 4}, {PID: 4, PPID: 3}, {PID: 3, PPID: 1}, {PID: 6, PPID: 3}, {PID: 7, PPID: 1}, {PID: 1, PPID: 0}}
+	got := descend(all, func(p Proc) bool { return p.PID == 3 })
+	want := []int{3, 4, 6, 5}
+	if len(got) != len(want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+	for i, pid := range want {
+		if got[i].PID != pid {
+			t.Errorf("place %d: %d, want %d", i, got[i].PID, pid)
+		}
+	}
+}
+
+func BenchmarkTree(b *testing.B) {
+	for b.Loop() {
+		if _, err := Tree(os.Getpid()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
