@@ -4,8 +4,6 @@
 // from here, so a Deployment is complete (defaults filled in) and valid once Parse has returned it.
 package jobspecs
 
-import "time"
-
 // APIVersion is the one version of the deployment file that this release reads.
 const APIVersion = "penstock/v1"
 
@@ -127,8 +125,8 @@ type GPURequest struct {
 
 // Parallel is how a replica's engine is spread over its GPUs. tensor * pipeline * data = nodes * gpus when gpus > 0.
 type Parallel struct {
-	Tensor   int `yaml:"tensor,omitempty"`   // default: gpus per node (1 without)
-	Pipeline int `yaml:"pipeline,omitempty"` // default: nodes
+	Tensor   int `yaml:"tensor,omitempty"`   // default: what is left inside a node (1 without GPUs)
+	Pipeline int `yaml:"pipeline,omitempty"` // default: what is left, which is nodes unless tensor or data say otherwise
 	Data     int `yaml:"data,omitempty"`     // default 1
 }
 
@@ -211,9 +209,3 @@ type Nomad struct {
 	Driver      string   `yaml:"driver,omitempty"`
 	Priority    int      `yaml:"priority,omitempty"`
 }
-
-// Bytes is a size in bytes. In the file: a number with B, KB, MB, GB, TB (1000) or KiB, MiB, GiB, TiB (1024).
-type Bytes uint64
-
-// Duration is a span of time. In the file: as Go writes it (1m30s), or with d for days.
-type Duration time.Duration
