@@ -1,9 +1,18 @@
 // Package route chooses the replica that a request goes to. Pick is a pure function of the request and of what is known
 // of each candidate; its unit is milliseconds to the first token, and its answer carries the parts and the runners-up, so
 // that `penstock why` can print the decision.
+//
+// It does not know what a replica's cache holds, nor how fast a card is: the constants in cost.go stand for both. Its
+// caller is the gateway.
 package route
 
-import "time"
+import (
+	"errors"
+	"time"
+)
+
+// ErrNoCandidate means that there is nothing to choose from.
+var ErrNoCandidate = errors.New("no replica can take the request")
 
 // Request is what the choice may depend on.
 type Request struct {

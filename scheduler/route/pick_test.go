@@ -1,0 +1,210 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func TestPick(t *testing.T) {
+	fresh, stale := now.Add(-time.Second), now.Add(-6*time.Second)
+	for name, tc := range map[string]struct {
+		prompt     int
+		candidates []Candidate
+		want       string
+		reason     string
+	}{
+		"one": {100, []Candidate{{Launch: "a"}}, "a", "the only replica: 0 open here, the engine's own load is unknown"},
+		"fewer open": {100, []Candidate{{Launch: "a", Inflight: 9}, {Launch: "b", Inflight: 1}}, "b",
+			"least loaded of 2: 1 open here, the engine's own load is unknown"},
+		"prompts that are not answered yet count": {100, []Candidate{
+			{Launch: "a", Inflight: 1, InflightTokens: 30_000}, {Launch: "b", Inflight: 3}}, "b", "least loaded"},
+		"other gateways' requests count": {100, []Candidate{
+			{Launch: "a", Running: new(40), Waiting: new(0), SeenAt: fresh}, {Launch: "b", Inflight: 3, Running: new(3), SeenAt: fresh}}, "b",
+			"3 running"},
+		"stale figures are unknown": {100, []Candidate{
+			{Launch: "a", Running: new(40), Waiting: new(9), SeenAt: stale}, {Launch: "b", Inflight: 3}}, "a",
+			"unknown (6 s old)"},
+		"a queue is worse than open streams": {100, []Candidate{
+			{Launch: "a", Running: new(1), Waiting: new(2), SeenAt: fresh}, {Launch: "b", Running: new(8), Waiting: new(0), SeenAt: fresh}}, "b", "0 waiting"},
+		"a full KV cache": {100, []Candidate{
+			{Launch: "a", KVUsage: new(0.99), SeenAt: fresh}, {Launch: "b", Inflight: 20, KVUsage: new(0.5), SeenAt: fresh}}, "b", "KV cache 50 % full"},
+		"a job that ends": {100, []Candidate{
+			{Launch: "a", EndsAt: now.Add(30 * time.Second)}, {Launch: "b", Inflight: 30}}, "b", "least loaded"},
+		"a job that ends now, and nothing else": {100, []Candidate{{Launch: "a", EndsAt: now.Add(9 * time.Second)}}, "a", "its job ends in 9 s"},
+		"unknown prompt":                        {0, []Candidate{{Launch: "a"}}, "a", "prompt of unknown length taken as 512 tokens"},
+		"equals": {100, []Candidate{{Launch: "a"}, {Launch: "b"}, {Launch: "c", Inflight: 99}}, "*",
+			"drawn from 2 of 3 that are equally loaded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := Pick(Request{ID: "r1", PromptTokens: tc.prompt, Now: now}, tc.candidates)
+			if err != nil || tc.want != "*" && d.Launch != tc.want || !strings.Contains(d.Reason, tc.reason) {
+				t.Errorf("%q, %q, %v", d.Launch, d.Reason, err)
+			}
+			sum := 0.0
+			for _, ms := range d.Parts {
+				sum += ms
+			}
+			if math.Abs(sum-d.CostMs) > 1e-9 {
+				t.Errorf("parts %v sum up to %v, not %v", d.Parts, sum, d.CostMs)
+			}
+		})
+	}
+	if _, err := Pick(Request{ID: "r"}, nil); !errors.Is(err, ErrNoCandidate) {
+		t.Errorf("no candidates: %v", err)
+	}
+}
+
+func TestEqualsShareTheLoad(t *testing.T) {
+	candidates := make([]Candidate, 8)
+	for i := range candidates {
+		candidates[i] = Candidate{Launch: fmt.Sprintf("launch-%d", i)}
+	}
+	count := map[string]int{}
+	for i := range 8000 {
+		d, err := Pick(Request{ID: fmt.Sprintf("req-%d", i), Now: now}, candidates)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count[d.Launch]++
+	}
+	for launch, n := range count {
+		if n < 800 || n > 1200 {
+			t.Errorf("%s got %d of 8000, its share is 1000", launch, n)
+		}
+	}
+}
+
+func candidate(t *rapid.T, launch string) Candidate {
+	c := Candidate{Launch: launch, Inflight: rapid.IntRange(0, 50).Draw(t, "inflight"), InflightTokens: rapid.IntRange(0, 9000).Draw(t, "tokens")}
+	if rapid.Bool().Draw(t, "known") {
+		c.Running = new(rapid.IntRange(0, 60).Draw(t, "running"))
+		c.Waiting = new(rapid.IntRange(0, 5).Draw(t, "waiting"))
+		c.KVUsage = new(rapid.Float64Range(0, 1).Draw(t, "kv"))
+		c.SeenAt = now.Add(-time.Duration(rapid.IntRange(0, 8000).Draw(t, "age")) * time.Millisecond)
+	}
+	if rapid.Bool().Draw(t, "ends") {
+		c.EndsAt = now.Add(time.Duration(rapid.IntRange(-10, 300).Draw(t, "left")) * time.Second)
+	}
+	return c
+}
+
+func draws(t *rapid.T) (Request, []Candidate) {
+	r := Request{ID: rapid.StringN(1, 8, 8).Draw(t, "id"), PromptTokens: rapid.IntRange(0, 2000).Draw(t, "prompt"), Now: now}
+	candidates := make([]Candidate, rapid.IntRange(1, 12).Draw(t, "n"))
+	for i := range candidates {
+		candidates[i] = candidate(t, fmt.Sprintf("l%d", i))
+	}
+	return r, candidates
+}
+
+func TestOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r, candidates := draws(t)
+		want, err := Pick(r, candidates)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shuffled := rapid.Permutation(candidates).Draw(t, "order")
+		got, err := Pick(r, shuffled)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Fatalf("another order, another decision: %s %v", diff, err)
+		}
+	})
+}
+
+// TestLoadNeverAttracts: a replica that got more to do costs no less, and is not chosen when it was not before.
+func TestLoadNeverAttracts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r, candidates := draws(t)
+		before, _ := Pick(r, candidates)
+		c := &candidates[rapid.IntRange(0, len(candidates)-1).Draw(t, "which")]
+		costBefore := newAsk(r).estimate(c).sum()
+		more := rapid.IntRange(1, 30).Draw(t, "more")
+		switch rapid.IntRange(0, 4).Draw(t, "what") {
+		case 0:
+			c.Inflight += more
+		case 1:
+			c.InflightTokens += 100 * more
+		case 2:
+			if c.Running != nil {
+				c.Running = new(*c.Running + more)
+			}
+		case 3:
+			if c.Waiting != nil {
+				c.Waiting = new(*c.Waiting + more)
+			}
+		case 4:
+			if c.KVUsage != nil {
+				c.KVUsage = new(*c.KVUsage + float64(more)/30)
+			}
+		}
+		if cost := newAsk(r).estimate(c).sum(); cost < costBefore {
+			t.Fatalf("more load made %+v cheaper: %v, then %v", *c, costBefore, cost)
+		}
+		after, _ := Pick(r, candidates)
+		if after.Launch == c.Launch && before.Launch != c.Launch {
+			t.Fatalf("%s was chosen because it got more to do", c.Launch)
+		}
+	})
+}
+
+// TestDecisionIsWhole: the chosen one is a candidate within 5 % of the cheapest, and runners-up are the cheapest others.
+func TestDecisionIsWhole(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r, candidates := draws(t)
+		d, err := Pick(r, candidates)
+		if err != nil {
+			t.Fatal(err)
+		}
+		least, found := math.Inf(1), false
+		for i := range candidates {
+			cost := newAsk(r).estimate(&candidates[i]).sum()
+			least = min(least, cost)
+			found = found || candidates[i].Launch == d.Launch && cost == d.CostMs
+		}
+		if !found || d.CostMs > least*near {
+			t.Fatalf("chose %s at %v, the cheapest costs %v", d.Launch, d.CostMs, least)
+		}
+		if want := min(maxRunnersUp, len(candidates)-1); len(d.RunnersUp) != want {
+			t.Fatalf("%d runners-up, want %d", len(d.RunnersUp), want)
+		}
+		last := 0.0
+		for _, u := range d.RunnersUp {
+			if u.Launch == d.Launch || u.CostMs < last {
+				t.Fatalf("runners-up of %s: %+v", d.Launch, d.RunnersUp)
+			}
+			last = u.CostMs
+		}
+	})
+}
+
+func BenchmarkPick1000(b *testing.B) {
+	for _, spread := range []int{1, 100} {
+		b.Run(fmt.Sprintf("loads=%d", spread), func(b *testing.B) {
+			candidates := make([]Candidate, 1000)
+			for i := range candidates {
+				candidates[i] = Candidate{
+					Launch: fmt.Sprintf("01HQ%022d", i), Inflight: rand.IntN(spread), Running: new(rand.IntN(spread)), Waiting: new(0),
+					KVUsage: new(0.5), SeenAt: now, EndsAt: now.Add(time.Hour),
+				}
+			}
+			r := Request{ID: "req-0123456789abcdef", PromptTokens: 900, Now: now}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Pick(r, candidates); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
