@@ -29,14 +29,14 @@ type agentAPI struct{ s *Server }
 func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinResponse, error) {
 	s := a.s
 	now := time.Now()
-	if err := s.o.JoinTokens.Check(req.Token, req.Launch, now); err != nil {
+	if err := s.o.Tokens.Check(req.Token, req.Launch, now); err != nil {
 		s.log.Warn().Err(err).Str("launch", req.Launch).Str("node", req.Hostname).Msg("join refused")
 		return nil, connect.NewError(connect.CodeUnauthenticated, err)
 	}
 	id := cluster.LaunchID(req.Launch)
-	launch, err := s.o.Ledger.Launch(id)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: %w", id, err))
+	launch, ok := s.o.Ledger.Launch(id)
+	if !ok {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: the launch is over", id))
 	}
 	if int(req.Nodes) != launch.Nodes || req.NodeRank >= req.Nodes {
 		return nil, connect.NewError(connect.CodeInvalidArgument,
@@ -67,7 +67,7 @@ func (s *Server) admit(launch cluster.Launch, run string) (uint64, error) {
 	if launch.Run != run {
 		s.event("admitted", launch, fmt.Sprintf("run %s is admitted with epoch %d", short(run), epoch))
 	}
-	s.o.Wake()
+	s.o.Loop.Wake()
 	return epoch, nil
 }
 
@@ -97,8 +97,8 @@ func (s *Server) head(id cluster.LaunchID) string {
 // Renew replaces a certificate for the same run and rank.
 func (a agentAPI) Renew(ctx context.Context, req *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
 	id := peer(ctx)
-	launch, err := a.s.o.Ledger.Launch(cluster.LaunchID(id.Launch))
-	if err != nil || launch.Run != id.Run {
+	launch, ok := a.s.o.Ledger.Launch(cluster.LaunchID(id.Launch))
+	if !ok || launch.Run != id.Run {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("renew %s: the run is not the admitted one of its launch", id))
 	}
 	return a.s.renew(id, req)
@@ -116,8 +116,8 @@ func (s *Server) renew(id identity.ID, req *apiv1.RenewRequest) (*apiv1.RenewRes
 func (a agentAPI) Report(ctx context.Context, stream *connect.BidiStream[apiv1.ReportRequest, apiv1.ReportResponse]) error {
 	s, id := a.s, peer(ctx)
 	launch := cluster.LaunchID(id.Launch)
-	rec, err := s.o.Ledger.Launch(launch)
-	if err != nil || rec.Run != id.Run {
+	rec, ok := s.o.Ledger.Launch(launch)
+	if !ok || rec.Run != id.Run {
 		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("report of %s: the run is not the admitted one of its launch", id))
 	}
 	s.o.Fleet.Admit(launch, rec.Run, rec.Epoch, rec.Nodes) // after a restart of the controller nobody joins again

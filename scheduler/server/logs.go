@@ -196,4 +196,3 @@ func seekLines(f *os.File, n int) error {
 	_, err = f.Seek(0, io.SeekStart)
 	return err
 }
-

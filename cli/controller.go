@@ -1,0 +1,411 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/penstock/penstock/jobspecs"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/fleet"
+	"github.com/penstock/penstock/scheduler/gateway"
+	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/keys"
+	"github.com/penstock/penstock/scheduler/ledger"
+	"github.com/penstock/penstock/scheduler/local"
+	"github.com/penstock/penstock/scheduler/reconcile"
+	"github.com/penstock/penstock/scheduler/server"
+	"github.com/penstock/penstock/scheduler/upstream"
+)
+
+// controller is everything that `penstock serve` wires together. It is made whole or not at all.
+type controller struct {
+	inv      *invocation
+	log      zerolog.Logger
+	state    string
+	runtime  string
+	registry *prometheus.Registry
+
+	ledger    *ledger.Ledger
+	ca        *identity.CA
+	tokens    *identity.JoinTokens
+	keys      *keys.Store
+	fleet     *fleet.Fleet
+	publisher *fleet.Publisher
+	clusters  map[jobspecs.ClusterKind]cluster.Cluster
+	loop      *reconcile.Loop
+	server    *server.Server
+	gateway   *gateway.Gateway // nil with --no-gateway
+	upstream  *upstream.Client
+	holder    *identity.Holder
+
+	agents, owner, clients net.Listener
+	endpoint               identity.Endpoint
+	shutdown               chan struct{}
+	shutdownOnce           sync.Once
+	closers                []func() error // undone in reverse
+}
+
+// newController takes the term, opens every listener and writes the endpoint file. Nothing runs yet.
+func newController(ctx context.Context, inv *invocation, o serveOptions) (c *controller, err error) {
+	c = &controller{
+		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: prometheus.NewRegistry(),
+		shutdown: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}()
+	if c.log, err = inv.logger(); err != nil {
+		return c, err
+	}
+	if err := c.openState(ctx); err != nil {
+		return c, err
+	}
+	if err := c.openClusters(); err != nil {
+		return c, err
+	}
+	if err := c.listen(o); err != nil {
+		return c, err
+	}
+	if err := c.wire(o); err != nil {
+		return c, err
+	}
+	return c, identity.WriteEndpoint(filepath.Join(c.state, endpointFile), c.endpoint)
+}
+
+func (c *controller) defer_(f func() error) { c.closers = append(c.closers, f) }
+
+// close undoes what newController did, last first.
+func (c *controller) close() error {
+	var errs []error
+	for i := len(c.closers) - 1; i >= 0; i-- {
+		errs = append(errs, c.closers[i]())
+	}
+	c.closers = nil
+	return errors.Join(errs...)
+}
+
+// openState opens the state folder and takes the term.
+func (c *controller) openState(ctx context.Context) (err error) {
+	if c.ledger, err = ledger.Open(c.state, ledger.Options{Log: c.log}); err != nil {
+		return err
+	}
+	now := time.Now()
+	holder, err := ledger.ThisProcess(now)
+	if err != nil {
+		return err
+	}
+	term, err := c.ledger.Acquire(ctx, holder)
+	if err != nil {
+		var held *ledger.HeldError
+		if errors.As(err, &held) {
+			return &exitError{code: ExitError, err: err, hint: "penstock serve --stop ends the other one"}
+		}
+		return err
+	}
+	c.defer_(c.ledger.Release)
+	if c.ca, err = identity.OpenCA(filepath.Join(c.state, caFolder)); err != nil {
+		return err
+	}
+	if c.tokens, err = identity.OpenJoinTokens(filepath.Join(c.state, caFolder)); err != nil {
+		return err
+	}
+	if c.keys, err = keys.Open(filepath.Join(c.state, "keys")); err != nil {
+		return err
+	}
+	c.fleet = fleet.New(fleet.Options{})
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find this host's name: %w", err)
+	}
+	c.endpoint = identity.Endpoint{Term: term, Hostname: host, PID: os.Getpid(), StartedAt: now, CAPEM: string(c.ca.PEM())}
+	return c.issueOwn(host, now)
+}
+
+// issueOwn makes the controller's own certificate, and the owner's for the command line on other hosts.
+func (c *controller) issueOwn(host string, now time.Time) error {
+	own, err := c.ca.Issue(identity.ID{Role: identity.Controller, Name: "controller"}, ownTTL, now, host, "localhost", "127.0.0.1", "::1")
+	if err != nil {
+		return err
+	}
+	c.holder = identity.NewHolder(own)
+	return writeOwner(filepath.Join(c.state, ownerFile), c.ca, now)
+}
+
+// ownTTL is the lifetime of the controller's own certificate; it makes a new one long before.
+const ownTTL = 30 * 24 * time.Hour
+
+// openClusters makes an adapter for each cluster that this host can use.
+func (c *controller) openClusters() error {
+	declared, err := parseLocalNodes(c.inv.set.get("local.nodes"))
+	if err != nil {
+		return err
+	}
+	lc, err := local.New(local.Options{
+		Dir: filepath.Join(c.state, "local"), RuntimeDir: filepath.Join(c.runtime, "local"),
+		Shim: func(dir string) []string { return []string{c.inv.Self, "local-job", "--dir", dir} },
+		AgentCommand: func(s cluster.Submission, rank int) []string {
+			return agentArgv(c.inv.Self, s, rank)
+		},
+		Environ: c.inv.Environ,
+		Nodes:   func() []jobspecs.LocalNode { return c.localNodes(declared) },
+		GPUs:    localGPUs(c.log),
+		Log:     c.log,
+	})
+	if err != nil {
+		return err
+	}
+	c.clusters = map[jobspecs.ClusterKind]cluster.Cluster{jobspecs.LocalCluster: lc}
+	return nil
+}
+
+// localNodes is the union of the nodes that the configuration and the deployments declare; the first to name one wins.
+func (c *controller) localNodes(declared []jobspecs.LocalNode) []jobspecs.LocalNode {
+	out, seen := append([]jobspecs.LocalNode(nil), declared...), map[string]bool{}
+	for _, n := range out {
+		seen[n.Name] = true
+	}
+	for _, d := range c.ledger.Deployments() {
+		for _, n := range d.Spec.Local.Nodes {
+			if !seen[n.Name] {
+				seen[n.Name] = true
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// listen opens all listeners, so that a taken port is told before anything has begun.
+func (c *controller) listen(o serveOptions) (err error) {
+	if c.agents, err = net.Listen("tcp", c.inv.set.get("controller.listen")); err != nil {
+		return fmt.Errorf("listen for agents: %w; choose another address with --listen", err)
+	}
+	c.defer_(closing(c.agents))
+	c.endpoint.URL = "https://" + reachable(c.agents.Addr(), c.endpoint.Hostname)
+	dir, err := identity.SocketDir(c.runtime, "control")
+	if err != nil {
+		return err
+	}
+	if c.endpoint.Socket, err = identity.SocketPath(dir, socketName(c.state)); err != nil {
+		return err
+	}
+	if c.owner, err = server.OwnerListener(c.endpoint.Socket, c.log); err != nil {
+		return fmt.Errorf("listen for the command line: %w", err)
+	}
+	c.defer_(closing(c.owner))
+	if o.noGateway {
+		return nil
+	}
+	c.clients, c.endpoint.GatewayURL, err = c.inv.listenForClients(c.state, c.ca, c.endpoint.Hostname)
+	if err != nil {
+		return err
+	}
+	c.defer_(closing(c.clients))
+	return nil
+}
+
+// wire makes the loops and servers.
+func (c *controller) wire(o serveOptions) (err error) {
+	c.upstream = newUpstream(c.holder.Certificate, c.ca.Pool())
+	c.publisher = fleet.NewPublisher(fleet.PublisherOptions{Source: c.view, Changed: c.fleet.Changed, Term: c.endpoint.Term})
+	if c.loop, err = reconcile.New(c.reconcileOptions()); err != nil {
+		return err
+	}
+	c.server, err = server.New(server.Options{
+		Ledger: c.ledger, Fleet: c.fleet, Publisher: c.publisher, Loop: c.loop, Clusters: c.clusters, CA: c.ca, Tokens: c.tokens,
+		Keys: c.keys, StateDir: c.state, LogDir: c.logDir, Endpoint: c.endpointResponse, Version: Version(),
+		Shutdown:  func() { c.shutdownOnce.Do(func() { close(c.shutdown) }) },
+		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry,
+	})
+	if err != nil || o.noGateway {
+		return err
+	}
+	c.gateway, err = newGateway(c.inv, gatewayParts{
+		name: "controller", upstream: c.upstream, record: c.server.Record, registry: c.registry, log: c.log, state: c.state,
+	})
+	return err
+}
+
+// view is what gateways are told now.
+func (c *controller) view(now time.Time) fleet.View {
+	snapshot := c.fleet.Snapshot(now)
+	v := fleet.Gateways(snapshot, c.ledger.Launches(), c.deployed(), c.loop.Waits())
+	set, _ := c.keys.Snapshot()
+	v.Keys = set
+	v.Settled = c.loop.Settled()
+	return v
+}
+
+func (c *controller) deployed() (out []fleet.Deployed) {
+	for _, d := range c.ledger.Deployments() {
+		if d.Damaged != "" {
+			continue
+		}
+		wanted := map[jobspecs.RoleKind]int{}
+		for role := range d.Spec.Roles {
+			wanted[role] = d.Wanted(role)
+		}
+		out = append(out, fleet.Deployed{Spec: d.Spec, Wanted: wanted, Stopped: d.Stopped, CreatedAt: d.AppliedAt})
+	}
+	return out
+}
+
+func (c *controller) logDir(l cluster.Launch) string {
+	return filepath.Join(c.state, "logs", l.Deployment, string(l.ID))
+}
+
+func (c *controller) endpointResponse() *apiv1.EndpointResponse {
+	resp := &apiv1.EndpointResponse{Url: c.endpoint.GatewayURL, Controller: c.endpoint.URL}
+	if c.gateway != nil && isTLS(c.endpoint.GatewayURL) {
+		resp.CaFile = c.ca.File()
+	}
+	return resp
+}
+
+// parts are the loops and servers; each returns when its context ends.
+func (c *controller) parts() []func(context.Context) error {
+	tlsConfig := identity.ServerConfig(c.holder.Certificate, c.ca.Pool(), false)
+	tlsConfig.NextProtos = []string{"h2", "http/1.1"}
+	parts := []func(context.Context) error{
+		c.ledger.Run, c.publisher.Run, c.loop.Run, c.watchKeys, c.renewOwn,
+		serveHTTP(tls.NewListener(c.agents, tlsConfig), c.server.Agents(), c.server.Close),
+		serveHTTP(c.owner, c.server.Owner(), c.server.Close),
+	}
+	if c.gateway == nil {
+		return parts
+	}
+	return append(parts, c.gateway.Run, c.feedGateway, serveGateway(c.clients, c.gateway))
+}
+
+// feedGateway gives the gateway of this process what others get over the wire.
+func (c *controller) feedGateway(ctx context.Context) error {
+	err := c.publisher.Watch(ctx, func(m *apiv1.WatchResponse) error {
+		c.gateway.Apply(m)
+		return nil
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// watchKeys tells gateways of new and revoked keys, and puts down when keys were used.
+func (c *controller) watchKeys(ctx context.Context) error {
+	flush := time.NewTicker(time.Minute)
+	defer flush.Stop()
+	for {
+		_, changed := c.keys.Snapshot()
+		select {
+		case <-ctx.Done():
+			return c.keys.FlushUsed()
+		case <-changed:
+			c.publisher.Wake()
+		case <-flush.C:
+			if err := c.keys.FlushUsed(); err != nil {
+				c.log.Warn().Err(err).Msg("use of keys not written down")
+			}
+		}
+	}
+}
+
+// renewOwn makes a new certificate for the controller itself when a third of the old one's life has passed.
+func (c *controller) renewOwn(ctx context.Context) error {
+	for {
+		wait := time.NewTimer(max(time.Minute, time.Until(c.holder.RenewAt())))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return nil
+		case <-wait.C:
+		}
+		if err := c.issueOwn(c.endpoint.Hostname, time.Now()); err != nil {
+			c.log.Error().Err(err).Msg("own certificate not renewed")
+		}
+	}
+}
+
+func (c *controller) reconcileOptions() reconcile.Options {
+	return reconcile.Options{
+		Ledger: c.ledger, Fleet: c.fleet, Clusters: c.clusters, JoinFile: c.writeJoinFile, RemoveJoinFile: c.removeJoinFile,
+		LogDir: c.logDir, Commander: commander{c}, Prober: prober{c.upstream}, Log: c.log, Registerer: c.registry,
+	}
+}
+
+// commander reaches the server, which is made after the loop.
+type commander struct{ c *controller }
+
+// Send hands a command to the open streams of a launch's agents.
+func (s commander) Send(launch string, cmd *apiv1.Command) error { return s.c.server.Send(launch, cmd) }
+
+func (c *controller) joinPath(l cluster.Launch) string {
+	return filepath.Join(c.state, "join", string(l.ID)+".json")
+}
+
+// joinTTL bounds how long a job may wait in a queue before it starts.
+const joinTTL = 14 * 24 * time.Hour
+
+func (c *controller) writeJoinFile(l cluster.Launch) (string, error) {
+	path := c.joinPath(l)
+	if err := identity.SecureDir(filepath.Dir(path)); err != nil {
+		return "", err
+	}
+	return path, identity.WriteJoinFile(path, identity.JoinFile{
+		Launch: string(l.ID), Token: c.tokens.Mint(string(l.ID), time.Now().Add(joinTTL)),
+		EndpointFile: filepath.Join(c.state, endpointFile), Controllers: []string{c.endpoint.URL},
+		CAPEM: string(c.ca.PEM()), Installation: c.ca.Installation(),
+	})
+}
+
+func (c *controller) removeJoinFile(l cluster.Launch) error {
+	c.server.Forget(string(l.ID))
+	if err := os.Remove(c.joinPath(l)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// serveHTTP serves until its context ends; closeStreams ends what would never end by itself.
+func serveHTTP(l net.Listener, h http.Handler, closeStreams func()) func(context.Context) error {
+	return func(ctx context.Context) error {
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(true)
+		srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, Protocols: protocols, ErrorLog: quietLog}
+		return untilDone(ctx, srv, l, closeStreams)
+	}
+}
+
+const shutdownPatience = 5 * time.Second
+
+// untilDone runs a server until ctx ends, then lets open requests finish for a while.
+func untilDone(ctx context.Context, srv *http.Server, l net.Listener, closeStreams func()) error {
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	closeStreams()
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownPatience)
+	defer cancel()
+	if err := srv.Shutdown(patience); err != nil {
+		_ = srv.Close()
+	}
+	<-served
+	return nil
+}

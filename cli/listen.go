@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/statefile"
+)
+
+// quietLog drops what net/http would print of broken connections; those that matter are logged by their handlers.
+var quietLog = stdlog.New(io.Discard, "", 0)
+
+// socketName is the control socket's name for a state folder: two folders of one user never meet.
+func socketName(state string) string {
+	sum := sha256.Sum256([]byte(state))
+	return hex.EncodeToString(sum[:6]) + ".sock"
+}
+
+func closing(c io.Closer) func() error {
+	return func() error {
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+// reachable is an address that others can dial: a wildcard becomes the host's name.
+func reachable(a net.Addr, host string) string {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return a.String()
+	}
+	if tcp.IP.IsUnspecified() {
+		return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+	}
+	return tcp.String()
+}
+
+func isTLS(url string) bool { return strings.HasPrefix(url, "https://") }
+
+// portFile remembers the gateway's port, so that its URL outlives a restart.
+const portFile = "gateway.port"
+
+// listenForClients opens the gateway's listener. Port 0 means: the port of last time if it is free, else a new one.
+// On loopback it is plain HTTP, since keys guard it; everywhere else it is TLS with a certificate of our CA.
+func (inv *invocation) listenForClients(state string, ca *identity.CA, hostname string) (net.Listener, string, error) {
+	address := inv.set.get("gateway.listen")
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, "", usageError("gateway address %q is not HOST:PORT", address)
+	}
+	l, err := listenAgain(host, port, filepath.Join(state, portFile))
+	if err != nil {
+		return nil, "", fmt.Errorf("listen for clients on %s: %w; choose another address with --gateway-listen", address, err)
+	}
+	name := orDefault(inv.set.get("gateway.advertise"), hostname)
+	at := reachable(l.Addr(), name)
+	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
+		return l, "http://" + at + "/v1", nil
+	}
+	now := time.Now()
+	cert, err := ca.Issue(identity.ID{Role: identity.Gateway, Name: "clients"}, ownTTL, now, name, hostname, host)
+	if err != nil {
+		l.Close()
+		return nil, "", err
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	return tls.NewListener(l, config), "https://" + at + "/v1", nil
+}
+
+// listenAgain opens the port of last time where any would do.
+func listenAgain(host, port, file string) (net.Listener, error) {
+	if port != "0" {
+		return net.Listen("tcp", net.JoinHostPort(host, port))
+	}
+	if last, err := statefile.ReadPrivate(file, 16); err == nil {
+		if l, err := net.Listen("tcp", net.JoinHostPort(host, strings.TrimSpace(string(last)))); err == nil {
+			return l, nil
+		} else if !errors.Is(err, syscall.EADDRINUSE) {
+			return nil, err
+		}
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return nil, err
+	}
+	text := strconv.Itoa(l.Addr().(*net.TCPAddr).Port) + "\n"
+	return l, statefile.Write(statefile.OS{}, file, []byte(text))
+}
+
+// writeOwner makes the owner's certificate and key for the command line on other hosts, unless there is a good one.
+func writeOwner(path string, ca *identity.CA, now time.Time) error {
+	if old, err := statefile.ReadPrivate(path, 1<<16); err == nil {
+		if cert, err := tls.X509KeyPair(old, old); err == nil && cert.Leaf != nil && cert.Leaf.NotAfter.After(now.Add(ownTTL/2)) {
+			return nil
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	cert, err := ca.Issue(identity.ID{Role: identity.CLI, Name: "owner"}, ownTTL, now)
+	if err != nil {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return fmt.Errorf("encode the owner's key: %w", err)
+	}
+	var text []byte
+	for _, der := range cert.Certificate {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	return statefile.Write(statefile.OS{}, path, text)
+}

@@ -1,0 +1,227 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/oklog/run"
+	"github.com/urfave/cli/v2"
+
+	"github.com/penstock/penstock/jobspecs"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/identity"
+)
+
+func serveCommand(std IO) *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "run the controller, with a gateway",
+		Description: "Ends on ctrl-c or SIGTERM; deployments go on serving and are found again at the next start.\n" +
+			"On a cluster whose nodes are other machines, --listen needs an address that they can dial.",
+		Flags: append(roleFlags("controller.listen", "gateway.listen", "gateway.advertise", "local.nodes"),
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
+			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
+			&cli.BoolFlag{Name: "no-gateway", Usage: "no gateway in this process"},
+		),
+		Action: action(std, parseServe, runServe),
+	}
+}
+
+type serveOptions struct {
+	detach, stop, noGateway bool
+}
+
+func parseServe(c *cli.Context) (serveOptions, error) {
+	_, err := nothing(c)
+	return serveOptions{c.Bool("detach"), c.Bool("stop"), c.Bool("no-gateway")}, err
+}
+
+func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
+	switch {
+	case o.stop:
+		return stopController(ctx, inv)
+	case o.detach:
+		return detachController(ctx, inv, o)
+	}
+	c, err := newController(ctx, inv, o)
+	if err != nil {
+		return err
+	}
+	return c.run(ctx)
+}
+
+// run keeps the controller's parts going until one of them ends, or ctx does; then all end.
+func (c *controller) run(ctx context.Context) error {
+	var group run.Group
+	add := func(f func(context.Context) error) {
+		ctx, cancel := context.WithCancel(ctx)
+		group.Add(func() error { return f(ctx) }, func(error) { cancel() })
+	}
+	done := make(chan struct{})
+	group.Add(func() error {
+		select {
+		case <-ctx.Done():
+		case <-c.shutdown:
+		case <-done:
+		}
+		return nil
+	}, func(error) { close(done) })
+	for _, part := range c.parts() {
+		add(part)
+	}
+	c.log.Info().Str("url", c.endpoint.URL).Str("gateway", c.endpoint.GatewayURL).Uint64("term", c.endpoint.Term).Msg("controller serves")
+	err := group.Run()
+	return errors.Join(err, c.close())
+}
+
+// stopController asks the one that runs to end, and waits until its process is gone.
+func stopController(ctx context.Context, inv *invocation) error {
+	client, done, err := inv.control()
+	if err != nil {
+		return err
+	}
+	defer done()
+	v, err := client.Version(ctx, &apiv1.VersionRequest{})
+	if err != nil {
+		return err
+	}
+	if _, err := client.Shutdown(ctx, &apiv1.ShutdownRequest{}); err != nil {
+		return err
+	}
+	for {
+		if _, err := client.Version(ctx, &apiv1.VersionRequest{}); err != nil && !processLives(v) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if inv.json() {
+		return inv.printJSON("serve_stop", map[string]any{"stopped": true, "pid": v.Pid})
+	}
+	inv.say("controller of term %d has ended; deployments go on serving", v.Term)
+	return nil
+}
+
+// processLives says whether the controller's process is still there, where it is on this host.
+func processLives(v *apiv1.VersionResponse) bool {
+	host, _ := os.Hostname()
+	return host == v.Hostname && syscall.Kill(int(v.Pid), 0) == nil
+}
+
+const detachPatience = 30 * time.Second
+
+// detachController starts `penstock serve` in a session of its own and waits until it answers. What it says at its start
+// goes to the terminal when it fails.
+func detachController(ctx context.Context, inv *invocation, o serveOptions) error {
+	if client, done, err := inv.control(); err == nil {
+		v, err := client.Version(ctx, &apiv1.VersionRequest{})
+		done()
+		if err == nil {
+			return fail(ExitError, "penstock serve --stop ends it", "a controller runs already: term %d, pid %d on %s", v.Term, v.Pid, v.Hostname)
+		}
+	}
+	state := inv.set.get("stateDir")
+	if err := identity.SecureDir(state); err != nil {
+		return err
+	}
+	name := filepath.Join(state, "serve.log")
+	log, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the controller's log: %w", err)
+	}
+	defer log.Close()
+	args := []string{"serve"}
+	if o.noGateway {
+		args = append(args, "--no-gateway")
+	}
+	cmd := exec.Command(inv.Self, args...)
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = inv.detachedEnv(), inv.Dir, log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the controller: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return awaitController(ctx, inv, cmd.Process.Pid, ended, name)
+}
+
+// detachedEnv hands every setting of this call to the background process by its variable.
+func (inv *invocation) detachedEnv() []string {
+	env := append([]string(nil), inv.Environ...)
+	for i, v := range inv.set.values {
+		if v.Origin == "default" || v.Key == "json" {
+			continue
+		}
+		env = append(env, settings[i].Env()+"="+v.Value)
+	}
+	return append(env, "PENSTOCK_JSON=false")
+}
+
+func awaitController(ctx context.Context, inv *invocation, pid int, ended <-chan error, log string) error {
+	deadline := time.After(detachPatience)
+	for {
+		if client, done, err := inv.control(); err == nil {
+			v, err := client.Version(ctx, &apiv1.VersionRequest{})
+			done()
+			if err == nil && v.Pid == int64(pid) {
+				return sayDetached(inv, v, log)
+			}
+		}
+		select {
+		case <-ended:
+			text, _ := os.ReadFile(log)
+			return fail(ExitError, "", "the controller ended at once:\n%s", lastLines(string(text), 10))
+		case <-deadline:
+			return fail(ExitTimeout, "its log is "+log, "the controller (pid %d) does not answer after %s", pid, detachPatience)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func sayDetached(inv *invocation, v *apiv1.VersionResponse, log string) error {
+	e, err := identity.ReadEndpoint(filepath.Join(inv.set.get("stateDir"), endpointFile))
+	if err != nil {
+		return err
+	}
+	if inv.json() {
+		return inv.printJSON("serve", map[string]any{"pid": v.Pid, "term": v.Term, "controller": e.URL, "gateway": e.GatewayURL, "log": log})
+	}
+	inv.say("controller runs: pid %d, term %d; gateway %s; log %s", v.Pid, v.Term, orDash(e.GatewayURL), log)
+	return nil
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// parseLocalNodes reads NAME:GPUS,NAME:GPUS.
+func parseLocalNodes(text string) (out []jobspecs.LocalNode, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		name, count, ok := strings.Cut(part, ":")
+		n := 0
+		if ok {
+			n, err = strconv.Atoi(count)
+		}
+		if name == "" || err != nil || n < 0 {
+			return nil, usageError("local nodes: %q is not NAME:GPUS", part)
+		}
+		out = append(out, jobspecs.LocalNode{Name: name, GPUs: n})
+	}
+	return out, nil
+}

@@ -1,0 +1,196 @@
+// Package server is the controller's API: agents join and report, gateways watch and hand over records, the command line
+// asks and orders. It checks who calls, keeps the open streams, and turns calls into changes of the ledger and the keys,
+// and reports into changes of the fleet. It decides nothing about replicas: the reconcile loop does.
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/penstock/penstock/jobspecs"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/fleet"
+	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/keys"
+	"github.com/penstock/penstock/scheduler/ledger"
+	"github.com/penstock/penstock/scheduler/plan"
+)
+
+// loop is what the server asks of the reconcile loop.
+type loop interface {
+	Wake()
+	// Last is what the last cycle decided, waits included.
+	Last() []plan.Action
+	// DryRun is what would be decided now, if the deployment were applied; nil = as things are.
+	DryRun(ctx context.Context, d *jobspecs.Deployment) ([]plan.Action, error)
+	// Supports says whether deployments can run on a cluster.
+	Supports(jobspecs.ClusterKind) error
+	Warnings() []string
+}
+
+// Options are all that a Server needs; none may be nil.
+type Options struct {
+	Ledger    *ledger.Ledger
+	Fleet     *fleet.Fleet
+	Publisher *fleet.Publisher
+	Loop      loop
+	Clusters  map[jobspecs.ClusterKind]cluster.Cluster
+	CA        *identity.CA
+	Tokens    *identity.JoinTokens
+	Keys      *keys.Store
+	StateDir  string
+	LogDir    func(cluster.Launch) string
+	Endpoint  func() *apiv1.EndpointResponse // without models
+	Shutdown  func()                         // asks the process to end
+	Version   string
+	StartedAt time.Time
+	Log       zerolog.Logger
+	Metrics   prometheus.Registerer
+}
+
+// Server holds the open streams and the last records. Make it with New, mount Agents and Owner, and Close it before the
+// listeners' servers are shut down, so that streams end.
+type Server struct {
+	o        Options
+	log      zerolog.Logger
+	commands *commands
+	gateways gatewayList
+	records  *records
+	metrics  metrics
+	closing  chan struct{}
+	once     sync.Once
+}
+
+type metrics struct {
+	agents  prometheus.Gauge
+	refused *prometheus.CounterVec
+}
+
+// New checks the usage folder and starts nothing.
+func New(o Options) (*Server, error) {
+	usage := filepath.Join(o.StateDir, "usage")
+	if err := identity.SecureDir(usage); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		o: o, log: o.Log.With().Str("component", "server").Logger(), commands: newCommands(), records: newRecords(usage),
+		closing: make(chan struct{}),
+		metrics: metrics{
+			agents: prometheus.NewGauge(prometheus.GaugeOpts{Name: "penstock_controller_agents", Help: "Agents with an open report stream."}),
+			refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+				Name: "penstock_controller_refused_total", Help: "Calls that the caller's role may not make.",
+			}, []string{"code"}),
+		},
+	}
+	o.Metrics.MustRegister(s.metrics.agents, s.metrics.refused)
+	return s, nil
+}
+
+// Close ends all open streams. It may be called twice.
+func (s *Server) Close() { s.once.Do(func() { close(s.closing) }) }
+
+// untilClosing cancels a stream's context when the server closes. The stream's owner calls the function that it returns.
+func (s *Server) untilClosing(ctx context.Context, cancel context.CancelFunc) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// maxMessage bounds one message from outside: a full state with a large range of block events fits.
+const maxMessage = 16 << 20
+
+// Agents is the handler for the TLS listener: agents, gateways, and the owner from another host.
+func (s *Server) Agents() http.Handler { return s.authorize(s.mux(), byCertificate) }
+
+// Owner is the handler for the unix socket.
+func (s *Server) Owner() http.Handler { return s.authorize(s.mux(), byOwner) }
+
+func (s *Server) mux() http.Handler {
+	mux := http.NewServeMux()
+	limit := connect.WithReadMaxBytes(maxMessage)
+	mux.Handle(apiv1.NewAgentServiceHandler(agentAPI{s}, limit))
+	mux.Handle(apiv1.NewGatewayServiceHandler(gatewayAPI{s}, limit))
+	mux.Handle(apiv1.NewEnrollServiceHandler(enrollAPI{s}, limit))
+	mux.Handle(apiv1.NewControlServiceHandler(controlAPI{s}, limit))
+	return mux
+}
+
+// Send implements the reconcile loop's commander.
+func (s *Server) Send(launch string, cmd *apiv1.Command) error { return s.commands.send(launch, cmd) }
+
+// Forget drops what is kept for a launch that is over.
+func (s *Server) Forget(launch string) { s.commands.forget(launch) }
+
+// event records something that happened to a launch.
+func (s *Server) event(kind string, l cluster.Launch, message string) {
+	s.o.Ledger.AppendEvent(&apiv1.Event{
+		Kind: kind, Deployment: l.Deployment, Replica: string(l.Role) + "/" + strconv.Itoa(l.Index), Launch: string(l.ID), Message: message,
+		At: timestamppb.Now(),
+	})
+}
+
+// note records something that happened to a deployment.
+func (s *Server) note(kind, deployment, launch, message string) {
+	s.o.Ledger.AppendEvent(&apiv1.Event{Kind: kind, Deployment: deployment, Launch: launch, Message: message, At: timestamppb.Now()})
+}
+
+// OwnerListener opens the unix socket for the owner: 0600 in a folder of the owner's, and each connection's peer must have
+// the owner's uid.
+func OwnerListener(path string, log zerolog.Logger) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return ownerListener{l, log}, nil
+}
+
+type ownerListener struct {
+	net.Listener
+	log zerolog.Logger
+}
+
+// Accept drops connections of other users.
+func (l ownerListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := identity.PeerUID(conn)
+		if err == nil && uid == os.Getuid() {
+			return conn, nil
+		}
+		l.log.Warn().Err(err).Int("uid", uid).Msg("connection of another user dropped")
+		conn.Close()
+	}
+}
