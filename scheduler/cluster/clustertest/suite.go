@@ -93,7 +93,7 @@ func Run(t *testing.T, f Factory) {
 	}
 	for _, c := range checks {
 		if a, why, lacks := firstMissing(c.needs, missing); lacks {
-			t.Logf("NOT SHOWN: %s: %s cannot %s: %s", c.name, probe.Cluster.Kind(), a, why)
+			t.Logf("NOT SHOWN on %s: %s (no %s: %s)", probe.Cluster.Kind(), c.name, a, why)
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
