@@ -93,13 +93,15 @@ func (l *Ledger) nextRevision(term uint64, name string, old *deployment) (int, e
 			last = max(last, r.Number)
 		}
 	}
-	files, err := l.list(filepath.Dir(statePath(l.intentPath(term), name)))
-	if err != nil {
-		return 0, err
-	}
-	for _, f := range files {
-		if n, ok := revisionNumber(f); ok {
-			last = max(last, n)
+	if old != nil && old.damaged != "" {
+		files, err := l.list(filepath.Dir(statePath(l.intentPath(term), name)))
+		if err != nil {
+			return 0, err
+		}
+		for _, f := range files {
+			if n, ok := revisionNumber(f); ok {
+				last = max(last, n)
+			}
 		}
 	}
 	l.mu.RLock()
@@ -150,6 +152,9 @@ func (l *Ledger) dropRevisions(d *deployment) (dropped []int) {
 // current any more, because somebody has applied another revision meanwhile.
 func (l *Ledger) Rollback(name string, bad, good int, reason string) error {
 	return l.edit("roll back", name, func(d *deployment) error {
+		if d.rec.Current == good && d.rec.RolledBackFrom == bad {
+			return errNoChange
+		}
 		if d.rec.Current != bad {
 			return fmt.Errorf("revision %d: %w: revision %d is", bad, ErrNotCurrent, d.rec.Current)
 		}

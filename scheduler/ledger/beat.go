@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/penstock/penstock/scheduler/statefile"
@@ -18,7 +19,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(l.o.Lease / beatsLease)
 	defer tick.Stop()
-	for n := uint64(2); ; n++ {
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -29,10 +30,32 @@ func (l *Ledger) Run(ctx context.Context) error {
 		} else if err != nil {
 			l.log.Warn().Err(err).Msg("cannot tell whether this controller still holds its term")
 		}
-		if err := l.beat(term, number(n)); err != nil {
+		if err := l.nextBeat(term); err != nil {
 			l.log.Warn().Err(err).Msg("heartbeat of the controller's term not written")
 		}
 	}
+}
+
+// whileBeating runs a task that may take longer than a lease.
+func (l *Ledger) whileBeating(term uint64, task func() error) error {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(l.o.Lease / beatsLease)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				_ = l.nextBeat(term) // if it goes on so, the term is lost, and the task's writes say so
+			}
+		}
+	})
+	err := task()
+	close(done)
+	wg.Wait()
+	return err
 }
 
 // Release gives the term back, so that the next controller need not wait. Nothing can be written afterwards.
@@ -43,10 +66,10 @@ func (l *Ledger) Release() error {
 	if err != nil {
 		return err
 	}
-	l.setTerm(0, nil)
 	if err := l.beat(term, released); err != nil {
 		return fmt.Errorf("release term %d: %w", term, err)
 	}
+	l.setTerm(0, nil)
 	return nil
 }
 
@@ -64,6 +87,8 @@ func (l *Ledger) readBeat(term uint64) string {
 func (l *Ledger) firstBeat(term uint64) error {
 	return statefile.Write(l.o.FS, l.beatPath(term), fmt.Appendf(nil, "%-*d", beatBytes, 1))
 }
+
+func (l *Ledger) nextBeat(term uint64) error { return l.beat(term, number(l.beats.Add(1)+1)) }
 
 // beat writes in place, always the same length: on a full disk a living controller must not look dead.
 func (l *Ledger) beat(term uint64, s string) error {

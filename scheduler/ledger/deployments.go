@@ -131,9 +131,11 @@ func (l *Ledger) change(name string, change func(*deployment) error) error {
 	if err != nil {
 		return err
 	}
-	l.mu.RLock()
-	old := l.state.deployments[name]
-	l.mu.RUnlock()
+	path := statePath(l.intentPath(term), name)
+	old := l.deployment(name)
+	if old != nil && old.rec.Removed && l.unsure[path] {
+		return l.settle(path, old.rec)
+	}
 	if old == nil || old.rec.Removed {
 		return ErrNotFound
 	}
@@ -143,7 +145,7 @@ func (l *Ledger) change(name string, change func(*deployment) error) error {
 	d := old.clone()
 	err = change(d)
 	if errors.Is(err, errNoChange) {
-		return l.settle(statePath(l.intentPath(term), name), old.rec)
+		return l.settle(path, old.rec)
 	}
 	if err != nil {
 		return err
@@ -168,11 +170,11 @@ func (l *Ledger) putDeployment(term uint64, d *deployment) error {
 // putRevision writes the content of a new revision. The record that names it comes after.
 func (l *Ledger) putRevision(term uint64, name string, n int, content []byte) error {
 	path := revisionPath(l.intentPath(term), name, n)
-	if err := statefile.MkdirAll(l.o.FS, filepath.Dir(path)); err != nil {
-		return err
+	if l.deployment(name) == nil {
+		if err := statefile.MakeDir(l.o.FS, filepath.Dir(path)); err != nil {
+			return errors.Join(err, l.CheckTerm())
+		}
 	}
-	if _, err := l.put(path, content); err != nil {
-		return err
-	}
-	return nil
+	_, err := l.put(path, content)
+	return err
 }

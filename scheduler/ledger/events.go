@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -28,7 +29,8 @@ type events struct {
 	keep      int
 	tail      []*apiv1.Event
 	last      uint64
-	size      int64 // of the file; -1 = unknown
+	size      int64 // of the file
+	torn      bool  // its last line may lack an end
 	lost      uint64
 	followers map[chan *apiv1.Event]struct{}
 }
@@ -130,15 +132,18 @@ func (l *Ledger) writeEvent(e *apiv1.Event) error {
 		if err := l.o.FS.Rename(name, filepath.Join(l.dir, oldEventsFile)); err != nil {
 			return err
 		}
-		ev.size = 0
+		ev.size, ev.torn = 0, false
 	}
 	f, err := l.o.FS.Append(name)
 	if err != nil {
 		return err
 	}
-	// A line that was cut off ends before the next one begins.
-	n, err := f.Write(append(append([]byte("\n"), line...), '\n'))
+	if ev.torn {
+		line = append([]byte("\n"), line...)
+	}
+	n, err := f.Write(append(line, '\n'))
 	ev.size += int64(n)
+	ev.torn = err != nil
 	return errors.Join(err, f.Close())
 }
 
@@ -147,13 +152,18 @@ func (l *Ledger) loadEvents() {
 	ev := &l.events
 	ev.mu.Lock()
 	defer ev.mu.Unlock()
-	ev.tail = nil
+	ev.tail, ev.size, ev.torn = nil, 0, false
 	for _, file := range []string{oldEventsFile, eventsFile} {
-		data, err := l.o.FS.Read(filepath.Join(l.dir, file), 2*l.o.EventFileBytes)
-		if err != nil {
+		data, err := l.o.FS.Read(filepath.Join(l.dir, file), 16*l.o.EventFileBytes)
+		if errors.Is(err, fs.ErrNotExist) {
+			ev.size, ev.torn = 0, false
 			continue
 		}
-		ev.size = int64(len(data))
+		if err != nil {
+			ev.size = l.o.EventFileBytes // too long, or worse: begin a new one
+			continue
+		}
+		ev.size, ev.torn = int64(len(data)), !bytes.HasSuffix(data, []byte("\n"))
 		for line := range bytes.Lines(data) {
 			e := &apiv1.Event{}
 			if len(line) > 1 && (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(line, e) == nil {

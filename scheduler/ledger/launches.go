@@ -26,7 +26,11 @@ func (l *Ledger) PutLaunch(x cluster.Launch) error {
 	if phaseRank(x.Phase) < 0 || x.Run != "" || x.Epoch != 0 {
 		return fmt.Errorf("launch %s: %w: phase %q, run %q, epoch %d", x.ID, ErrInvalid, x.Phase, x.Run, x.Epoch)
 	}
-	if _, ok := l.Launch(x.ID); ok {
+	term, err := l.held()
+	if err != nil {
+		return fmt.Errorf("launch %s: %w", x.ID, err)
+	}
+	if _, ok := l.Launch(x.ID); ok && !l.unsure[launchPath(l.intentPath(term), x.ID)] {
 		return fmt.Errorf("launch %s: %w", x.ID, ErrExists)
 	}
 	return l.putLaunch(cloneLaunch(x))

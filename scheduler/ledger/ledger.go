@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -100,8 +101,8 @@ type Ledger struct {
 
 	// writing is held by whoever changes files, so that records are written one after the other.
 	writing sync.Mutex
-	holder  Holder // of the term that this process holds
-	unsure  map[string]bool
+	unsure  map[string]bool // files that may not survive a crash
+	beats   atomic.Uint64
 
 	mu       sync.RWMutex // guards what follows; never held over a call to the disk
 	term     uint64       // 0 = none
@@ -142,11 +143,11 @@ func Open(dir string, o Options) (*Ledger, error) {
 	}
 	l := &Ledger{dir: dir, o: o, log: o.Log, unsure: map[string]bool{}}
 	l.events.keep = o.KeepEvents
-	st, problems, err := l.load()
+	in, err := l.load()
 	if err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", dir, err)
 	}
-	l.state, l.problems = st, problems
+	l.state, l.problems = in.state, in.problems
 	l.loadEvents()
 	return l, nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/scheduler/cluster"
@@ -20,24 +19,34 @@ const epochGap = 1 << 20
 // loadTries is how often a reader begins anew because a controller took over while it read.
 const loadTries = 5
 
+// intent is what was read of one term's folder.
+type intent struct {
+	term     uint64 // 0 = there was none
+	state    *state
+	problems []Problem
+}
+
 // load reads the newest intent. A file that cannot be read becomes a Problem and costs nothing but itself.
-func (l *Ledger) load() (*state, []Problem, error) {
-	var last error
+func (l *Ledger) load() (in intent, err error) {
 	for range loadTries {
-		term, err := l.newestIntent()
-		if err != nil {
-			return nil, nil, err
+		in = intent{state: newState()}
+		in.term, err = l.newestIntent()
+		if err != nil || in.term == 0 {
+			return in, err
 		}
-		if term == 0 {
-			return newState(), nil, nil
+		root := l.intentPath(in.term)
+		err = l.loadFrom(root, &in)
+		if err == nil || !l.gone(root) {
+			return in, err
 		}
-		st, problems, err := l.loadFrom(l.intentPath(term))
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return st, problems, err
-		}
-		last = err
 	}
-	return nil, nil, last
+	return in, err
+}
+
+// gone tells whether a whole folder of a term was removed, which its successor does.
+func (l *Ledger) gone(root string) bool {
+	_, err := l.o.FS.List(root)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // newestIntent is the newest term whose intent is complete: the folder gets its name when it is.
@@ -64,59 +73,68 @@ func (l *Ledger) list(dir string) ([]string, error) {
 	return names, err
 }
 
-func (l *Ledger) loadFrom(root string) (*state, []Problem, error) {
-	st := newState()
-	var problems []Problem
-	var counters countersRecord
-	data, err := l.o.FS.Read(filepath.Join(root, countersFile), maxRecord)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err // every intent has one: the folder was removed under us
+// loadFrom fails for formats that are newer, and where the folder vanishes.
+func (l *Ledger) loadFrom(root string, in *intent) error {
+	if err := l.loadCounters(root, in); err != nil {
+		return err
 	}
-	lost := false
-	if err == nil {
-		err = decode(data, &counters, &counters.Format)
+	if err := l.loadLaunches(root, in); err != nil {
+		return err
 	}
-	if errors.Is(err, ErrNewerFormat) {
-		return nil, nil, err
+	if len(in.problems) > 0 {
+		in.state.epoch += epochGap
 	}
-	if err != nil {
-		problems, lost = append(problems, Problem{Path: filepath.Join(root, countersFile), Err: err}), true
-	}
-	st.epoch, st.savedEpoch = counters.Epoch, counters.Epoch
-	launchProblems, err := l.loadLaunches(root, st)
-	if err != nil {
-		return nil, nil, err
-	}
-	if lost || len(launchProblems) > 0 {
-		st.epoch += epochGap
-	}
-	deploymentProblems, err := l.loadDeployments(root, st)
-	return st, append(append(problems, launchProblems...), deploymentProblems...), err
+	return l.loadDeployments(root, in)
 }
 
-func (l *Ledger) loadLaunches(root string, st *state) (problems []Problem, err error) {
+// trouble sorts errors: those that end the loading are returned, others become a Problem.
+func (l *Ledger) trouble(root, path string, err error, in *intent) error {
+	if errors.Is(err, ErrNewerFormat) || errors.Is(err, fs.ErrNotExist) && l.gone(root) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	in.problems = append(in.problems, Problem{Path: path, Err: err})
+	return nil
+}
+
+func (l *Ledger) loadCounters(root string, in *intent) error {
+	path := filepath.Join(root, countersFile)
+	var rec countersRecord
+	data, err := l.o.FS.Read(path, maxRecord)
+	if err == nil {
+		err = decode(data, &rec)
+	}
+	if err != nil {
+		return l.trouble(root, path, err, in)
+	}
+	in.state.epoch, in.state.savedEpoch = rec.Epoch, rec.Epoch
+	return nil
+}
+
+func (l *Ledger) loadLaunches(root string, in *intent) error {
 	dir := filepath.Join(root, launchesDir)
 	names, err := l.o.FS.List(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range names {
 		if statefile.IsTemp(name) {
 			continue
 		}
 		path := filepath.Join(dir, name)
-		launch, err := l.readLaunch(path)
-		switch {
-		case errors.Is(err, ErrNewerFormat), errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("%s: %w", path, err)
-		case err != nil:
-			problems = append(problems, Problem{Path: path, Err: err})
-		default:
-			st.launches[launch.ID] = launch
-			st.epoch = max(st.epoch, launch.Epoch)
+		x, err := l.readLaunch(path)
+		if errors.Is(err, fs.ErrNotExist) && !l.gone(root) {
+			continue // its controller has just forgotten it
 		}
+		if err != nil {
+			if err := l.trouble(root, path, err, in); err != nil {
+				return err
+			}
+			continue
+		}
+		in.state.launches[x.ID] = x
+		in.state.epoch = max(in.state.epoch, x.Epoch)
 	}
-	return problems, nil
+	return nil
 }
 
 func (l *Ledger) readLaunch(path string) (cluster.Launch, error) {
@@ -125,64 +143,61 @@ func (l *Ledger) readLaunch(path string) (cluster.Launch, error) {
 		return cluster.Launch{}, err
 	}
 	var rec launchRecord
-	if err := decode(data, &rec, &rec.Format); err != nil {
+	if err := decode(data, &rec); err != nil {
 		return cluster.Launch{}, err
 	}
-	if string(rec.Launch.ID)+jsonSuffix != filepath.Base(path) || !validName(string(rec.Launch.ID)) {
-		return cluster.Launch{}, fmt.Errorf("it holds launch %q", rec.Launch.ID)
+	x := rec.Launch
+	if string(x.ID)+jsonSuffix != filepath.Base(path) || !validName(string(x.ID)) || phaseRank(x.Phase) < 0 {
+		return cluster.Launch{}, fmt.Errorf("it holds launch %q in phase %q", x.ID, x.Phase)
 	}
-	return rec.Launch, nil
+	return x, nil
 }
 
-func (l *Ledger) loadDeployments(root string, st *state) (problems []Problem, err error) {
+func (l *Ledger) loadDeployments(root string, in *intent) error {
 	names, err := l.o.FS.List(filepath.Join(root, deploymentsDir))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range names {
 		if !validName(name) {
 			continue
 		}
-		d, ps, err := l.readDeployment(root, name)
+		d, err := l.readDeployment(root, name, in)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		problems = append(problems, ps...)
 		if d != nil {
-			st.deployments[name] = d
+			in.state.deployments[name] = d
 		}
 	}
-	return problems, nil
+	return nil
 }
 
 // readDeployment returns nil where a crash came between the first revision's file and the record that names it.
-func (l *Ledger) readDeployment(root, name string) (d *deployment, problems []Problem, err error) {
-	d = &deployment{specs: map[int]jobspecs.Deployment{}}
+func (l *Ledger) readDeployment(root, name string, in *intent) (*deployment, error) {
+	d := &deployment{specs: map[int]jobspecs.Deployment{}}
 	path := statePath(root, name)
 	data, err := l.o.FS.Read(path, maxRecord)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := l.o.FS.List(root); err != nil {
-			return nil, nil, err // the whole intent was removed under us
-		}
-		return nil, nil, nil
+	if errors.Is(err, fs.ErrNotExist) && !l.gone(root) {
+		return nil, nil
 	}
 	if err == nil {
-		err = decode(data, &d.rec, &d.rec.Format)
+		err = decode(data, &d.rec)
 	}
 	if err == nil && d.rec.Name != name {
 		err = fmt.Errorf("it holds deployment %q", d.rec.Name)
 	}
-	if errors.Is(err, ErrNewerFormat) {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
 	if err != nil {
 		d.rec, d.damaged = deploymentRecord{Name: name}, fmt.Sprintf("%s: %v", path, err)
-		return d, []Problem{{Path: path, Err: err}}, nil
+		return d, l.trouble(root, path, err, in)
 	}
 	for _, r := range d.rec.Revisions {
-		spec, err := l.readRevision(revisionPath(root, name, r.Number), r.Hash)
+		path := revisionPath(root, name, r.Number)
+		spec, err := l.readRevision(path, r.Hash)
 		if err != nil {
-			problems = append(problems, Problem{Path: revisionPath(root, name, r.Number), Err: err})
+			if err := l.trouble(root, path, err, in); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		d.specs[r.Number] = spec
@@ -190,7 +205,7 @@ func (l *Ledger) readDeployment(root, name string) (d *deployment, problems []Pr
 	if _, ok := d.specs[d.rec.Current]; !ok && !d.rec.Removed {
 		d.damaged = revisionPath(root, name, d.rec.Current) + " cannot be read"
 	}
-	return d, problems, nil
+	return d, nil
 }
 
 func (l *Ledger) readRevision(path, hash string) (jobspecs.Deployment, error) {
@@ -198,7 +213,7 @@ func (l *Ledger) readRevision(path, hash string) (jobspecs.Deployment, error) {
 	if err != nil {
 		return jobspecs.Deployment{}, err
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != strings.ToLower(hash) {
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hash {
 		return jobspecs.Deployment{}, fmt.Errorf("its SHA-256 is not the stored %s", hash)
 	}
 	return jobspecs.Parse(path, data)

@@ -29,22 +29,6 @@ func expired(launches map[cluster.LaunchID]cluster.Launch, now time.Time, keep i
 	return out
 }
 
-// forget drops from a state that was just read what need not go into the next term.
-func (l *Ledger) forget(st *state) {
-	for _, id := range expired(st.launches, l.o.Now(), l.o.KeepEnded, l.o.KeepEndedFor) {
-		delete(st.launches, id)
-	}
-	used := map[string]bool{}
-	for _, x := range st.launches {
-		used[x.Deployment] = true
-	}
-	for name, d := range st.deployments {
-		if d.rec.Removed && !used[name] {
-			delete(st.deployments, name)
-		}
-	}
-}
-
 // prune forgets ended launches while the controller runs. The counters are saved first: epochs never go back.
 func (l *Ledger) prune() error {
 	l.mu.RLock()

@@ -74,7 +74,7 @@ func cloneMap[K comparable, V any](m map[K]V) map[K]V {
 }
 
 // decode reads a record of a format that this release knows.
-func decode(data []byte, rec any, version *int) error {
+func decode(data []byte, rec any) error {
 	var head struct {
 		Format int `json:"format"`
 	}
@@ -87,7 +87,6 @@ func decode(data []byte, rec any, version *int) error {
 	if head.Format < 1 {
 		return errors.New("it names no format")
 	}
-	*version = head.Format
 	return json.Unmarshal(data, rec)
 }
 
@@ -96,10 +95,14 @@ func decode(data []byte, rec any, version *int) error {
 func (l *Ledger) put(path string, data []byte) (visible bool, err error) {
 	err = statefile.Write(l.o.FS, path, data)
 	visible = err == nil || errors.Is(err, ErrUnsure)
+	if errors.Is(err, ErrUnsure) {
+		l.unsure[path] = true
+	} else if visible {
+		delete(l.unsure, path)
+	}
 	if terr := l.CheckTerm(); terr != nil {
 		return visible, terr
 	}
-	l.unsure[path] = visible && err != nil
 	return visible, err
 }
 

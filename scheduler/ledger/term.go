@@ -49,17 +49,18 @@ const (
 func (l *Ledger) Acquire(ctx context.Context, h Holder) (uint64, error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if err := statefile.MkdirAll(l.o.FS, filepath.Join(l.dir, termsDir)); err != nil {
-		return 0, fmt.Errorf("acquire term: %w", err)
+	for _, dir := range []string{termsDir, intentDir} {
+		if err := statefile.MakeDir(l.o.FS, filepath.Join(l.dir, dir)); err != nil {
+			return 0, fmt.Errorf("acquire term: %w", err)
+		}
 	}
 	term, err := l.takeTerm(ctx, h)
 	if err != nil {
 		return 0, fmt.Errorf("acquire term: %w", err)
 	}
 	l.setTerm(term, nil)
-	l.holder = h
 	clear(l.unsure)
-	if err := l.adopt(term); err != nil {
+	if err := l.whileBeating(term, func() error { return l.adopt(term) }); err != nil {
 		l.setTerm(0, nil)
 		_ = l.beat(term, released) // best effort: else the lease runs out
 		return 0, fmt.Errorf("acquire term %d: read the ledger: %w", term, err)
@@ -85,7 +86,11 @@ func (l *Ledger) takeTerm(ctx context.Context, h Holder) (uint64, error) {
 				return 0, err
 			}
 		}
-		term := newest + 1
+		intent, err := l.newestIntent() // is not newer, unless somebody has removed files of terms
+		if err != nil {
+			return 0, err
+		}
+		term := max(newest, intent) + 1
 		data, err := json.Marshal(termRecord{Format: format, Term: term, Holder: h})
 		if err != nil {
 			return 0, err

@@ -86,19 +86,11 @@ func syncName(fsys FS, name string) error {
 	return nil
 }
 
-// MkdirAll makes a folder and its missing parents durable. A folder that exists is fine and costs nothing.
-func MkdirAll(fsys FS, dir string) error {
-	if _, err := fsys.List(dir); err == nil {
-		return nil
-	}
-	parent := filepath.Dir(dir)
-	if parent != dir {
-		if err := MkdirAll(fsys, parent); err != nil {
-			return err
-		}
-	}
+// MakeDir makes a folder whose parent exists, or leaves one that is there, and makes its name durable in both cases: who
+// made it before may have crashed before he synced it.
+func MakeDir(fsys FS, dir string) error {
 	if err := fsys.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return fsys.SyncDir(parent)
+	return syncName(fsys, dir)
 }
