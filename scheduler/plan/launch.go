@@ -1,0 +1,238 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/cluster"
+)
+
+// launch plans what follows from what has become of one live launch, and reports whether it is over.
+func (p *planner) launch(d *deployment, s *sight) (over bool) {
+	if doing, busy := p.seen.Busy[s.ID]; busy {
+		p.do(waitFor(Busy, s.Launch, "%s", doing))
+		return false
+	}
+	if !s.answers() {
+		p.remind(s)
+		return false
+	}
+	jobs, sure := s.living()
+	switch {
+	case len(jobs) > 0 && p.lost(s, jobs):
+		s.over = true
+		p.do(s.end(!s.draining(), "nothing heard of its agent for %s, and cluster %s cannot tell what became of job %s",
+			rounded(p.silence(s)), s.Cluster, jobs[0].ID))
+	case len(jobs) > 0:
+		p.cancelSurplus(s, jobs, sure)
+		p.lives(d, s, jobs[0])
+	case len(s.jobs) > 0:
+		s.over = true
+		p.do(s.end(!s.draining(), "%s", s.howEnded()))
+	default:
+		p.missing(s)
+	}
+	return s.over
+}
+
+// lost: the agent of an admitted run is silent, and the cluster does not say of any job of it that it runs. Giving the
+// launch up is safe: its run is fenced, and its GPUs stay taken for as long as a job of it may live.
+func (p *planner) lost(s *sight, jobs []*cluster.Job) bool {
+	if s.health != unknown || p.silence(s) <= p.timing.AgentTimeout {
+		return false
+	}
+	return !slices.ContainsFunc(jobs, func(j *cluster.Job) bool { return j.State != cluster.JobUnknown })
+}
+
+// end makes the End of a launch, with what the engine last said.
+func (s *sight) end(failed bool, format string, args ...any) Action {
+	a := about(End, s.Launch, format, args...)
+	a.Failed = failed
+	if a.LastLines = s.replica.Health().GetLastLines(); len(a.LastLines) == 0 {
+		a.LastLines = s.LastLines
+	}
+	if s.draining() && s.DrainReason != "" {
+		a.Reason += " after it was drained: " + s.DrainReason
+	}
+	return a
+}
+
+// howEnded says how the launch's job ended; of several that one which the ledger names, else the last.
+func (s *sight) howEnded() string {
+	j := slices.MaxFunc(s.jobs, func(a, b *cluster.Job) int {
+		if (a.ID == s.Job) != (b.ID == s.Job) {
+			if a.ID == s.Job {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(a.Ended.Compare(b.Ended), cmp.Compare(a.ID, b.ID))
+	})
+	how := j.Reason
+	switch {
+	case how != "":
+	case j.Exit == nil:
+		how = "nobody knows how"
+	case j.Exit.Signal != 0:
+		how = fmt.Sprintf("killed by signal %d", j.Exit.Signal)
+	default:
+		how = fmt.Sprintf("exited with code %d", j.Exit.Code)
+	}
+	return fmt.Sprintf("job %s has ended: %s", j.ID, how)
+}
+
+// cancelSurplus ends all jobs of a launch but one: the cluster has made several of one submit, or runs one twice.
+func (p *planner) cancelSurplus(s *sight, jobs []*cluster.Job, sure bool) {
+	if !sure {
+		p.do(waitFor(Joining, s.Launch, "%d jobs carry this launch's token, and it is not known yet which of them runs the admitted run %s",
+			len(jobs), s.Run))
+		return
+	}
+	for _, j := range jobs[1:] {
+		if j.State == cluster.JobEnding {
+			continue
+		}
+		a := about(Cancel, s.Launch, "%d jobs carry this launch's token: job %s stays, job %s goes", len(jobs), jobs[0].ID, j.ID)
+		a.Job, a.Grace = j.ID, p.timing.StopGrace
+		p.do(a)
+	}
+}
+
+// lives plans for a launch that has a job.
+func (p *planner) lives(d *deployment, s *sight, j *cluster.Job) {
+	if s.Phase == cluster.Intended || s.Job == "" || !s.has(s.Job) {
+		a := about(Found, s.Launch, "job %s carries this launch's token", j.ID)
+		a.Job = j.ID
+		p.do(a)
+	}
+	switch {
+	case j.State == cluster.JobEnding:
+		p.do(waitFor(Ending, s.Launch, "job %s has been told to end", j.ID))
+	case s.draining():
+		p.drains(d, s, j)
+	case s.replica.Phase == apiv1.Phase_PHASE_FAILED && p.now.Sub(s.replica.Since) > p.timing.FailGrace:
+		p.stop(s, j, "its agent reported its end %s ago and job %s still runs: %s",
+			rounded(p.now.Sub(s.replica.Since)), j.ID, lastWords(s.replica.Health()))
+	case s.health == pending:
+		p.awaitAgent(s, j)
+	case s.health == unknown && p.silence(s) > p.timing.AgentTimeout:
+		p.do(waitFor(Silent, s.Launch, "nothing heard of its agent for %s while job %s is %s: its state is unknown",
+			rounded(p.silence(s)), j.ID, j.State))
+	}
+}
+
+// has reports whether one of the launch's living jobs has this ID.
+func (s *sight) has(job string) bool {
+	for _, j := range s.jobs {
+		if j.ID == job && j.State != cluster.JobEnded {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *planner) stop(s *sight, j *cluster.Job, format string, args ...any) {
+	a := about(Stop, s.Launch, format, args...)
+	a.Job, a.Grace = j.ID, p.timing.StopGrace
+	p.do(a)
+}
+
+// awaitAgent waits for a job to start and for its agent to join.
+func (p *planner) awaitAgent(s *sight, j *cluster.Job) {
+	if j.State != cluster.JobRunning {
+		reason := fmt.Sprintf("job %s is %s", j.ID, j.State)
+		if j.Reason != "" {
+			reason += " (" + j.Reason + ")"
+		}
+		p.do(waitFor(Queued, s.Launch, "%s", reason))
+		return
+	}
+	if late := p.now.Sub(j.Started); !j.Started.IsZero() && late > p.timing.JoinTimeout {
+		p.stop(s, j, "job %s runs since %s and no agent has joined; its output says why", j.ID, rounded(late))
+		return
+	}
+	a := waitFor(Joining, s.Launch, "job %s runs, its agent has not joined yet", j.ID)
+	if !j.Started.IsZero() {
+		a.Until = j.Started.Add(p.timing.JoinTimeout)
+	}
+	p.do(a)
+}
+
+// drains follows a launch that was asked to finish.
+func (p *planner) drains(d *deployment, s *sight, j *cluster.Job) {
+	switch {
+	case s.health == pending:
+		p.stop(s, j, "it was to finish before any agent had joined: %s", s.DrainReason)
+	case p.now.After(s.DrainBy.Add(p.timing.StopGrace)):
+		p.stop(s, j, "it was to finish by %s and job %s still runs", s.DrainBy.UTC().Format(time.TimeOnly), j.ID)
+	default:
+		p.remind(s)
+		a := waitFor(Draining, s.Launch, "finishes what it has begun: %s", s.DrainReason)
+		a.Until = s.DrainBy
+		p.do(a)
+	}
+}
+
+// remind repeats the order to drain to agents that do not seem to have heard it.
+func (p *planner) remind(s *sight) {
+	if !s.draining() || !s.replica.Connected() || s.replica.Phase > apiv1.Phase_PHASE_STARTED {
+		return
+	}
+	a := about(Drain, s.Launch, "%s", s.DrainReason)
+	a.By = s.DrainBy
+	p.do(a)
+}
+
+// missing plans for a launch without any job on a cluster that answers.
+func (p *planner) missing(s *sight) {
+	m := p.seen.Missing[s.ID]
+	admitted := s.health != pending
+	enough := m.Answers >= p.timing.LookupAnswers && p.now.Sub(m.Since) >= p.timing.LookupFor
+	alive := admitted && p.silence(s) <= p.timing.AgentTimeout
+	switch {
+	case alive && len(s.replica.Ranks) > 0:
+		p.remind(s)
+		p.do(waitFor(LookUp, s.Launch, "cluster %s does not list a job of it, but its agent was heard of %s ago",
+			s.Cluster, rounded(p.silence(s))))
+	case alive || !enough:
+		a := waitFor(LookUp, s.Launch, "cluster %s does not list a job of it (%d answers); it is given up after %d answers over %s",
+			s.Cluster, m.Answers, p.timing.LookupAnswers, p.timing.LookupFor)
+		if !m.Since.IsZero() {
+			a.Until = m.Since.Add(p.timing.LookupFor)
+		}
+		p.do(a)
+	case s.Job == "" && !admitted:
+		s.over = true
+		p.do(s.end(false, "its submit was lost: cluster %s has answered %d times over %s without a job of it",
+			s.Cluster, m.Answers, rounded(p.now.Sub(m.Since))))
+	default:
+		s.over = true
+		p.do(s.end(!s.draining(), "cluster %s has forgotten job %s: %d answers over %s without it, and nothing is heard of an agent",
+			s.Cluster, s.Job, m.Answers, rounded(p.now.Sub(m.Since))))
+	}
+}
+
+// lastWords is what an agent said of its engine's end.
+func lastWords(h *apiv1.Health) string {
+	switch lines := h.GetLastLines(); {
+	case h.GetMessage() != "":
+		return h.GetMessage()
+	case len(lines) > 0:
+		return strings.TrimSpace(lines[len(lines)-1])
+	case h.GetExit() != "":
+		return h.GetExit()
+	}
+	return "it gave no reason"
+}
+
+// rounded keeps durations in sentences short.
+func rounded(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(time.Second)
+}

@@ -1,0 +1,123 @@
+package plan
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/place"
+)
+
+// startAll gives the candidates their places, replicas that are missing before those that a rollout wants on top.
+func (p *planner) startAll() {
+	slices.SortStableFunc(p.candidates, func(a, b candidate) int {
+		if a.extra != b.extra {
+			if b.extra {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.d.Name, b.d.Name)
+	})
+	spaces := map[jobspecs.ClusterKind]*place.Space{}
+	for rest := p.candidates; len(rest) > 0; {
+		n := 1 // all of one role at a time
+		for n < len(rest) && rest[n].r == rest[0].r && rest[n].extra == rest[0].extra {
+			n++
+		}
+		p.startRole(rest[:n], spaces)
+		rest = rest[n:]
+	}
+}
+
+// startRole starts as many replicas of one role as there is room for.
+func (p *planner) startRole(cs []candidate, spaces map[jobspecs.ClusterKind]*place.Space) {
+	d, r := cs[0].d, cs[0].r
+	kind := d.Spec.Cluster
+	c := p.clusters[kind]
+	if c == nil || !c.JobsKnown || !c.CapacityKnown {
+		p.wait(d, r, NoAnswer, len(cs), "%s of %s cannot be started on cluster %s: %s", replicas(len(cs)), r.kind, kind, p.whyNot(c))
+		return
+	}
+	request := requestOf(d, d.Spec, r.kind)
+	for i, cand := range cs {
+		var placed []cluster.Placement
+		if c.Capacity.Places {
+			if spaces[kind] == nil {
+				spaces[kind] = place.New(c.Capacity, p.used(c))
+			}
+			var err error
+			if placed, err = spaces[kind].Place(request); err != nil {
+				p.noRoom(d, r, len(cs)-i, err)
+				return
+			}
+		}
+		p.do(Action{
+			Verb: Start, Deployment: d.Name, Role: r.kind, Index: cand.index, Cluster: kind, Revision: d.Revision,
+			Reason: cand.reason, New: p.newLaunch(cand, placed),
+		})
+	}
+}
+
+func (p *planner) whyNot(c *clusterView) string {
+	switch {
+	case c == nil:
+		return "this controller has no such cluster"
+	case c.Why != "":
+		return c.Why
+	}
+	return "it does not answer"
+}
+
+// noRoom waits for room, and says how to make some where a rollout stands in its own way.
+func (p *planner) noRoom(d *deployment, r *role, n int, err error) {
+	cause, hint := NoRoom, ""
+	if no := (*place.NoFit)(nil); errors.As(err, &no) && no.Never {
+		cause = NeverFits
+	} else if c := d.census(r); len(c.older) > 0 && unavailable(r.spec) == 0 {
+		hint = "; rollout.unavailable: 1 would let an older replica go first"
+	}
+	p.wait(d, r, cause, n, "no room for %s of %s: each %v%s", replicas(n), r.kind, err, hint)
+}
+
+// requestOf is what one replica of a role needs.
+func requestOf(d *deployment, spec jobspecs.Deployment, kind jobspecs.RoleKind) place.Request {
+	r := spec.Roles[kind]
+	return place.Request{Nodes: nodes(r), GPUs: r.GPUs, CPUs: r.CPUs, Memory: uint64(r.Memory), Spread: d.Name + "/" + string(kind)}
+}
+
+// used lists what is taken on a cluster: by live launches, and by launches that are over but have a job that may live on.
+func (p *planner) used(c *clusterView) (used []place.Use) {
+	for _, d := range p.deployments {
+		for _, r := range d.roles {
+			for _, s := range r.live {
+				if s.Cluster == c.kind {
+					used = append(used, uses(d, s.Launch)...)
+				}
+			}
+			for _, l := range r.ended {
+				if l.Cluster == c.kind && c.lives(l.ID) {
+					used = append(used, uses(d, l)...)
+				}
+			}
+		}
+	}
+	return used
+}
+
+func uses(d *deployment, l *cluster.Launch) []place.Use {
+	spec, _ := d.spec(l.Revision)
+	need := requestOf(d, spec, l.Role)
+	used := make([]place.Use, len(l.Placement))
+	for i, at := range l.Placement {
+		used[i] = place.Use{Node: at.Node, GPUs: at.GPUs, CPUs: need.CPUs, Memory: need.Memory, Spread: need.Spread}
+	}
+	return used
+}
+
+// lives reports whether a job of the launch may still run.
+func (c *clusterView) lives(id cluster.LaunchID) bool {
+	return slices.ContainsFunc(c.jobs[id], func(j *cluster.Job) bool { return j.State != cluster.JobEnded })
+}
