@@ -24,12 +24,13 @@ type Sample struct {
 	GPUs   []GPU
 }
 
-// GPU is one card, or one MIG instance of a card.
+// GPU is one card, or one MIG instance of a card. A card that has fallen off the bus is still listed, with what is
+// known of it from before.
 type GPU struct {
-	UUID           string
+	UUID           string // empty where the card has never told it
 	Name           string
-	Index          int // valid on this node now; never leaves it as an identity
-	MIGParent      string
+	Index          int      // valid on this node now; never leaves it as an identity; an instance has its card's
+	MIGParent      string   // UUID of the card of an instance
 	MemoryTotal    *uint64  // bytes
 	MemoryUsed     *uint64  // bytes
 	Utilization    *float64 // 0..1
@@ -40,8 +41,8 @@ type GPU struct {
 	MemClockMHz    *uint32
 	ECCCorrected   *uint64 // volatile, since the driver was loaded
 	ECCUncorrected *uint64
-	XIDs           []uint32 // seen since the sampler was opened
-	Processes      []Process
+	XIDs           []uint32  // each once, seen since the sampler was opened; nil: cannot be told, empty: none
+	Processes      []Process // nil: cannot be told, empty: none
 }
 
 // Process is one process with memory on a card.
