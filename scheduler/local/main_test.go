@@ -24,6 +24,8 @@ const (
 	shimArg  = "run-as-shim"
 	agentArg = "run-as-agent"
 	childArg = "run-as-child"
+
+	controllerArg = "run-as-controller"
 )
 
 func TestMain(m *testing.M) {
@@ -36,6 +38,8 @@ func TestMain(m *testing.M) {
 			os.Exit(code)
 		case agentArg:
 			os.Exit(agentMain(os.Args[2]))
+		case controllerArg:
+			os.Exit(controllerMain(os.Args[2]))
 		case childArg:
 			time.Sleep(time.Hour)
 		}
