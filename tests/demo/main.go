@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"time"
+
+	"github.com/penstock/penstock/tests/installation"
 )
 
 func main() {
@@ -36,9 +38,9 @@ func demo(ctx context.Context, binary string) (err error) {
 	if err != nil {
 		return err
 	}
-	s := &stage{dir: dir, binary: binary}
+	s := &stage{Installation: &installation.Installation{Dir: dir, Binary: binary}}
 	defer func() {
-		if cerr := s.clear(); err == nil {
+		if _, cerr := s.Clear(); err == nil {
 			err = cerr
 		}
 	}()
