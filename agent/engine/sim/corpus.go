@@ -7,14 +7,13 @@ package sim
 type phase uint8
 
 const (
-	sentenceBare  phase = iota // a sentence begins at the start of a line
-	sentence                   // a sentence begins after another one
-	verb                       // after the subject
-	object                     // after the verb
-	tail                       // after the object
-	end                        // the full stop
-	phases        = int(end) + 1
-	finalSentence = sentence // where the model may stop
+	sentenceBare phase = iota // a sentence begins at the start of a line
+	sentence                  // a sentence begins after another one
+	verb                      // after the subject
+	object                    // after the verb
+	tail                      // after the object
+	end                       // the full stop
+	phases       = int(end) + 1
 )
 
 var subjects = []string{
@@ -39,7 +38,7 @@ var tails = []string{
 	" without a sound", " until the gates close", " in the early hours", " as the level rises", " because the load is steady",
 	" and nobody notices", " with room to spare", " while the engineers talk", " for the rest of the night",
 	", one step at a time", ", and then the next", ", which is how it should be", " 🌊 beneath the bridge", " ⚡ at full speed",
-	" after the rain", " at the edge of the map", " before the tide turns", "",
+	" after the rain", " at the edge of the map", " before the tide turns", " once more",
 }
 
 var ends = []string{".", ".", ".", ".", "!", ".\n\n", " 🙂.", "…"}

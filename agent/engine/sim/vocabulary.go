@@ -29,7 +29,7 @@ type vocabulary struct {
 	text      []string // by id; special tokens and image patches hold ""
 	buckets   map[[2]byte][]int32
 	firstPad  int32 // first image patch
-	phrasings         // how phrases are spelled in tokens
+	phrasings       // how phrases are spelled in tokens
 }
 
 // theVocabulary is made when the first token is needed: commands that never simulate should not pay for it.
