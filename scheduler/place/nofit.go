@@ -68,50 +68,40 @@ func (s *Space) runsOut(filters []filter, need int) (reason string, left int) {
 
 func (s *Space) filters(r Request, c int) []filter {
 	filters := []filter{
-		{pass: func(i int) bool { return s.nodes[i].up }, say: only("is up", "are up")},
+		{pass: func(i int) bool { return s.nodes[i].up }, say: only("are up")},
 		{
 			lasting: true, pass: func(i int) bool { return s.nodes[i].cpus == 0 || s.nodes[i].cpus >= r.CPUs },
-			say: only(fmt.Sprintf("has %d CPUs", r.CPUs), fmt.Sprintf("have %d CPUs", r.CPUs)),
+			say: only("have " + count(r.CPUs, "CPU")),
 		},
 		{
 			lasting: true, pass: func(i int) bool { return s.nodes[i].memory == 0 || s.nodes[i].memory >= r.Memory },
-			say: only("has "+gib(r.Memory)+" of memory", "have "+gib(r.Memory)+" of memory"),
+			say: only("have " + gib(r.Memory) + " of memory"),
 		},
 	}
 	if c != none {
 		filters = append(filters, filter{
 			lasting: true, pass: func(i int) bool { return s.nodes[i].has[c] >= r.GPUs.Count },
 			say: func(left, before int) string {
-				return only(fmt.Sprintf("has %d such GPUs", r.GPUs.Count), fmt.Sprintf("have %d such GPUs", r.GPUs.Count))(left, before) +
+				return only("have "+count(r.GPUs.Count, "such GPU"))(left, before) +
 					fmt.Sprintf(" (most on one node: %d)", s.most(c))
 			},
 		}, filter{
 			pass: func(i int) bool { return int(s.free[c][i]) >= r.GPUs.Count },
 			say: func(left, before int) string {
 				free, has := s.totals(c)
-				return only(fmt.Sprintf("has %d such GPUs free", r.GPUs.Count), fmt.Sprintf("have %d such GPUs free", r.GPUs.Count))(left, before) +
+				return only("have "+count(r.GPUs.Count, "such GPU")+" free")(left, before) +
 					fmt.Sprintf(" (%d of %d in the cluster are free)", free, has)
 			},
 		})
 	}
 	return append(filters,
-		filter{pass: func(i int) bool { return s.nodes[i].fitsCPUs(r) }, say: only(
-			fmt.Sprintf("has %d CPUs free", r.CPUs), fmt.Sprintf("have %d CPUs free", r.CPUs))},
-		filter{pass: func(i int) bool { return s.nodes[i].fitsMemory(r) }, say: only(
-			"has "+gib(r.Memory)+" of memory free", "have "+gib(r.Memory)+" of memory free")})
+		filter{pass: func(i int) bool { return s.nodes[i].fitsCPUs(r) }, say: only("have " + count(r.CPUs, "CPU") + " free")},
+		filter{pass: func(i int) bool { return s.nodes[i].fitsMemory(r) }, say: only("have " + gib(r.Memory) + " of memory free")})
 }
 
-// only says "only 1 of 3 nodes has ..." or "none of 3 nodes has ...".
-func only(one, many string) func(left, before int) string {
-	return func(left, before int) string {
-		switch left {
-		case 0:
-			return fmt.Sprintf("none of %s %s", count(before, "node"), one)
-		case 1:
-			return fmt.Sprintf("only 1 of %s %s", count(before, "node"), one)
-		}
-		return fmt.Sprintf("only %d of %s %s", left, count(before, "node"), many)
-	}
+// only says how many nodes pass: "0 of 3 nodes have 8 CPUs".
+func only(what string) func(left, before int) string {
+	return func(left, before int) string { return fmt.Sprintf("%d of %s %s", left, count(before, "node"), what) }
 }
 
 // missing explains why no kind of card will do.

@@ -56,7 +56,7 @@ func (s *sight) end(failed bool, format string, args ...any) Action {
 		a.LastLines = s.LastLines
 	}
 	if s.draining() && s.DrainReason != "" {
-		a.Reason += " after it was drained: " + s.DrainReason
+		a.Reason += "; it was drained: " + s.DrainReason
 	}
 	return a
 }
@@ -152,7 +152,7 @@ func (p *planner) awaitAgent(s *sight, j *cluster.Job) {
 		return
 	}
 	if late := p.now.Sub(j.Started); !j.Started.IsZero() && late > p.timing.JoinTimeout {
-		p.stop(s, j, "job %s runs since %s and no agent has joined; its output says why", j.ID, rounded(late))
+		p.stop(s, j, "job %s runs for %s and no agent has joined; its output says why", j.ID, rounded(late))
 		return
 	}
 	a := waitFor(Joining, s.Launch, "job %s runs, its agent has not joined yet", j.ID)
@@ -200,7 +200,7 @@ func (p *planner) missing(s *sight) {
 			s.Cluster, rounded(p.silence(s))))
 	case alive || !enough:
 		a := waitFor(LookUp, s.Launch, "cluster %s does not list a job of it (%d answers); it is given up after %d answers over %s",
-			s.Cluster, m.Answers, p.timing.LookupAnswers, p.timing.LookupFor)
+			s.Cluster, m.Answers, p.timing.LookupAnswers, rounded(p.timing.LookupFor))
 		if !m.Since.IsZero() {
 			a.Until = m.Since.Add(p.timing.LookupFor)
 		}
@@ -229,10 +229,17 @@ func lastWords(h *apiv1.Health) string {
 	return "it gave no reason"
 }
 
-// rounded keeps durations in sentences short.
-func rounded(d time.Duration) time.Duration {
-	if d < time.Second {
-		return d.Round(time.Millisecond)
+// rounded writes a duration as people do: 9m, 1h5m, 1.5s.
+func rounded(d time.Duration) string {
+	if d >= time.Second {
+		d = d.Round(time.Second)
 	}
-	return d.Round(time.Second)
+	s := d.Round(time.Millisecond).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }

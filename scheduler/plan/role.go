@@ -48,7 +48,7 @@ func (p *planner) plan(d *deployment, r *role, roles []*role) {
 	c := d.census(r)
 	if extra := len(c.current) - r.wanted; extra > 0 {
 		for _, s := range victims(c.current)[:extra] {
-			p.drain(d, s, "%s has %s and %d wanted", r.kind, replicas(len(c.current)), r.wanted)
+			p.drain(d, s, "%s has %s, %d wanted", r.kind, replicas(len(c.current)), r.wanted)
 			if s.health == serving {
 				c.serving--
 			}
@@ -90,7 +90,7 @@ func (p *planner) drainOlder(d *deployment, r *role, c *census, roles []*role) {
 			kept++
 			continue
 		}
-		why := fmt.Sprintf("%d of %d wanted are ready", c.serving, r.wanted)
+		why := fmt.Sprintf("%d are ready, %d wanted", c.serving, r.wanted)
 		if s.health < unknown {
 			why = "this one is not ready"
 		}
@@ -223,7 +223,7 @@ func startReason(d *deployment, r *role, c census, failures int) string {
 		why += fmt.Sprintf(" of revision %d, and %d older", d.Revision, len(c.older))
 	}
 	if failures > 0 {
-		why += fmt.Sprintf("; the last %s of this one failed", times(failures))
+		why += fmt.Sprintf("; this one has failed %s in a row", times(failures))
 	}
 	return why
 }
