@@ -13,6 +13,9 @@ import (
 func (l *Ledger) Admit(id cluster.LaunchID, run string, supersede bool) (epoch uint64, err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	if _, err := l.held(); err != nil {
+		return 0, fmt.Errorf("admit run %s of launch %s: %w", run, id, err)
+	}
 	x, ok := l.Launch(id)
 	switch {
 	case !ok:

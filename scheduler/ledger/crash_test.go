@@ -142,10 +142,10 @@ func TestFaultAtEveryStep(t *testing.T) {
 			if err != nil && !errors.Is(err, syscall.ENOSPC) {
 				t.Fatalf("%s: %v", what, err)
 			}
-			checkMemory(t, what, l, fsys)
 			if err == nil {
 				continue
 			}
+			checkMemory(t, what, l, fsys)
 			if again := op.do(t.Context(), l); again != nil && !doneBefore(again) {
 				t.Fatalf("%s: again: %v", what, again)
 			}
@@ -154,6 +154,7 @@ func TestFaultAtEveryStep(t *testing.T) {
 				t.Fatalf("%s: after it was done again and the power was lost (-want +got):\n%s", what, diff)
 			}
 		}
+		checkMemory(t, fmt.Sprintf("step %d, at the end", step), l, fsys)
 	}
 }
 

@@ -94,9 +94,13 @@ func (d *deployment) value() Deployment {
 	if d.damaged != "" {
 		return Deployment{Name: d.rec.Name, Damaged: d.damaged}
 	}
+	scale := d.rec.Scale
+	if len(scale) == 0 {
+		scale = nil
+	}
 	v := Deployment{
 		Name: d.rec.Name, Spec: d.specs[d.rec.Current], Revision: d.rec.Current, Previous: d.previous(),
-		Scale: d.rec.Scale, Stopped: d.rec.Stopped,
+		Scale: scale, Stopped: d.rec.Stopped,
 		RolledBackFrom: d.rec.RolledBackFrom, RollbackReason: d.rec.RollbackReason, UpdatedAt: d.rec.UpdatedAt,
 	}
 	if r := d.revision(d.rec.Current); r != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/statefile/crashfs"
 )
 
@@ -64,7 +65,9 @@ func pausedAt(t *testing.T, step int, before, ops []op, dumps []string) {
 		}
 		found = dump(next)
 		mustApply(t, next, deploymentFile("other", 1, "x"))
-		return nil
+		mustPut(t, next, launchOf("other", "other1", 1))
+		_, err := next.Admit("other1", "run", false)
+		return err
 	})
 	for i, op := range ops {
 		what := fmt.Sprintf("step %d, %s", step, op.name)
@@ -91,5 +94,12 @@ func pausedAt(t *testing.T, step int, before, ops []op, dumps []string) {
 	checkMemory(t, fmt.Sprintf("step %d: the new controller", step), next, fsys)
 	if err := next.CheckTerm(); err != nil {
 		t.Fatalf("step %d: the new controller: %v", step, err)
+	}
+	epochs := map[uint64]cluster.LaunchID{}
+	for _, x := range next.Launches() {
+		if other, ok := epochs[x.Epoch]; ok && x.Epoch > 0 {
+			t.Fatalf("step %d: launches %s and %s have one epoch", step, x.ID, other)
+		}
+		epochs[x.Epoch] = x.ID
 	}
 }

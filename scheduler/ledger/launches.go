@@ -37,10 +37,14 @@ func (l *Ledger) PutLaunch(x cluster.Launch) error {
 }
 
 // UpdateLaunch changes a launch: change gets a copy of its own and may refuse with an error. What identifies a launch and its
-// admission cannot be changed so, and its phase only moves forward (ErrInvalid). No change means no write.
+// admission cannot be changed so, and its phase only moves forward (ErrInvalid). An end without a time ends now. No change
+// means no write.
 func (l *Ledger) UpdateLaunch(id cluster.LaunchID, change func(*cluster.Launch) error) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	if _, err := l.held(); err != nil {
+		return fmt.Errorf("launch %s: %w", id, err)
+	}
 	old, ok := l.Launch(id)
 	if !ok {
 		return fmt.Errorf("launch %s: %w", id, ErrNotFound)
@@ -51,6 +55,9 @@ func (l *Ledger) UpdateLaunch(id cluster.LaunchID, change func(*cluster.Launch) 
 	}
 	if err := checkUpdate(old, x); err != nil {
 		return fmt.Errorf("launch %s: %w: %w", id, ErrInvalid, err)
+	}
+	if x.Phase == cluster.Ended && x.EndedAt.IsZero() {
+		x.EndedAt = l.o.Now()
 	}
 	if reflect.DeepEqual(old, x) {
 		return l.settleLaunch(old)

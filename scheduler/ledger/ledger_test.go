@@ -67,8 +67,15 @@ func reopened(t testing.TB, fsys statefile.FS) *Ledger {
 }
 
 func newHeld(t testing.TB) (*Ledger, *crashfs.FS) {
+	t.Helper()
+	return newHeldWith(t, testOptions(nil))
+}
+
+func newHeldWith(t testing.TB, o Options) (*Ledger, *crashfs.FS) {
+	t.Helper()
 	fsys := crashfs.New()
-	return held(t, testOptions(fsys)), fsys
+	o.FS = fsys
+	return held(t, o), fsys
 }
 
 // deploymentFile is a small deployment; arg makes its content another.

@@ -86,11 +86,10 @@ func (l *Ledger) takeTerm(ctx context.Context, h Holder) (uint64, error) {
 				return 0, err
 			}
 		}
-		intent, err := l.newestIntent() // is not newer, unless somebody has removed files of terms
+		term, err := l.nextTerm(newest)
 		if err != nil {
 			return 0, err
 		}
-		term := max(newest, intent) + 1
 		data, err := json.Marshal(termRecord{Format: format, Term: term, Holder: h})
 		if err != nil {
 			return 0, err
@@ -104,6 +103,19 @@ func (l *Ledger) takeTerm(ctx context.Context, h Holder) (uint64, error) {
 		}
 		return term, l.firstBeat(term)
 	}
+}
+
+// nextTerm is the number after the newest. When somebody has removed files of terms, the intents still tell which were used.
+func (l *Ledger) nextTerm(newest uint64) (uint64, error) {
+	intent, err := l.newestIntent()
+	if err != nil || intent <= newest {
+		return newest + 1, err
+	}
+	now, err := l.newestTerm()
+	if err != nil || now > newest {
+		return newest + 1, err // it was taken meanwhile, so making its file fails
+	}
+	return intent + 1, nil
 }
 
 // awaitEnd returns nil once the holder of a term is known to be gone.
