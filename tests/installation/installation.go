@@ -130,6 +130,13 @@ type Replica struct {
 	Failures                                  int
 	Nodes                                     []string
 	LastLines                                 []string `json:"last_lines"`
+	Load                                      *Load
+}
+
+// Load is a replica's load; nil = unknown.
+type Load struct {
+	Running, Waiting *int
+	OpenRequests     int `json:"open_requests"`
 }
 
 // Status asks the controller.
