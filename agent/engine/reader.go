@@ -24,6 +24,9 @@ import (
 // maxBody bounds every answer that is read from an engine. A vLLM with all its histograms answers some 100 KiB.
 const maxBody = 4 << 20
 
+// base begins the URL of every request; the dialer knows the real address.
+const base = "http://engine"
+
 // Options say where an engine listens and what is known of its kind.
 type Options struct {
 	Kind   jobspecs.EngineKind
@@ -32,6 +35,8 @@ type Options struct {
 	// Socket is the engine's unix socket; empty: Address, a host:port.
 	Socket  string
 	Address string
+	// Check is asked about every new connection before anything is sent on it; nil = no check.
+	Check func(net.Conn) error
 	// Key is sent as a bearer token; empty = none.
 	Key string
 }
@@ -41,7 +46,6 @@ type Reader struct {
 	opts      Options
 	transport *http.Transport
 	client    *http.Client
-	base      string
 	embeds    atomic.Bool // completions are known not to be served, embeddings are
 }
 
@@ -55,31 +59,33 @@ func New(o Options) *Reader {
 		DisableCompression:    true,
 		ResponseHeaderTimeout: 0, // a queued request may wait long for its first byte; contexts bound the rest
 	}
-	host := "engine"
-	if o.Socket == "" {
-		host = o.Address
-	}
-	return &Reader{opts: o, transport: t, client: &http.Client{Transport: t, CheckRedirect: noRedirect}, base: "http://" + host}
+	return &Reader{opts: o, transport: t, client: &http.Client{Transport: t, CheckRedirect: noRedirect}}
 }
 
 func dialer(o Options) func(context.Context, string, string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: 5 * time.Second}
+	network, address := "unix", o.Socket
+	if o.Socket == "" {
+		network, address = "tcp", o.Address
+	}
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		if o.Socket != "" {
-			return d.DialContext(ctx, "unix", o.Socket)
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil || o.Check == nil {
+			return conn, err
 		}
-		return d.DialContext(ctx, "tcp", o.Address)
+		if err := o.Check(conn); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return conn, nil
 	}
 }
 
 // noRedirect: an engine never redirects; following one would leave the socket's owner.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// Transport is the connection pool to the engine, for whoever proxies requests to it.
+// Transport is the connection pool to the engine, for whoever proxies requests to it. It reaches the engine whatever host
+// a request's URL names.
 func (r *Reader) Transport() http.RoundTripper { return r.transport }
-
-// Base is the URL prefix that Transport expects, without a trailing slash.
-func (r *Reader) Base() string { return r.base }
 
 // Authorize puts the engine's key on a request that goes through Transport, in place of whatever was there.
 func (r *Reader) Authorize(h http.Header) {
@@ -152,7 +158,7 @@ func (r *Reader) do(ctx context.Context, method, path string, in any) ([]byte, e
 		}
 		body = strings.NewReader(string(text))
 	}
-	req, err := http.NewRequestWithContext(ctx, method, r.base+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("ask the engine for %s: %w", path, err)
 	}

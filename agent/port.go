@@ -1,0 +1,258 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	stdlog "log" //nolint:depguard // http.Server takes nothing else
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/penstock/penstock/agent/engine"
+	spec "github.com/penstock/penstock/jobspecs/engine"
+	"github.com/penstock/penstock/scheduler/identity"
+)
+
+// What travels between a gateway or the controller and an agent.
+const (
+	headerPrefix = "Penstock-"
+	headerLaunch = "Penstock-Launch"
+	headerEpoch  = "Penstock-Epoch"
+	headerReason = "Penstock-Reason"
+
+	pathMetrics = "/penstock/metrics"
+	pathGang    = "/penstock/gang"
+)
+
+// refusal is why a run takes no requests now; it goes out as Penstock-Reason. Empty: it takes them.
+type refusal string
+
+const (
+	serves   refusal = ""
+	loading  refusal = "loading"
+	draining refusal = "draining"
+	failed   refusal = "failed"
+)
+
+// port is the agent's own door: HTTP/1.1 over mTLS, for gateways and the controller of this installation, and for the
+// other ranks of the run. What it lets through goes to the engine; nothing that controls the engine does. Its methods are
+// safe for concurrent use.
+type port struct {
+	portOptions
+	epochText string
+	methods   map[string]string // path -> the method that is let through
+	moved     atomic.Uint64     // bytes from the engine to clients
+	asked     atomic.Int64      // Unix nanoseconds of the last request that was meant for us
+
+	mu     sync.Mutex
+	why    refusal
+	engine *engine.Reader                        // nil = none runs
+	open   map[*exchange]context.CancelCauseFunc // requests that are with the engine
+}
+
+type portOptions struct {
+	launch, run string
+	epoch       uint64
+	traits      spec.Traits
+	metrics     *metrics
+	scrape      http.Handler // our own metrics
+	gang        http.Handler // rank 0 of several: what the other ranks ask; else nil
+	log         zerolog.Logger
+}
+
+// exchange is one open request.
+type exchange struct{ _ byte }
+
+func newPort(o portOptions) *port {
+	return &port{
+		portOptions: o,
+		epochText:   strconv.FormatUint(o.epoch, 10),
+		methods:     allowed(o.traits),
+		why:         loading,
+		open:        map[*exchange]context.CancelCauseFunc{},
+	}
+}
+
+// allowed lists what may reach the engine: inference, and looks that change nothing.
+func allowed(t spec.Traits) map[string]string {
+	m := map[string]string{"/health": http.MethodGet, "/v1/models": http.MethodGet}
+	posts := append([]string{t.TokenizePath, "/detokenize", "/apply-template"}, t.Paths...)
+	if t.TokenIDs == spec.LlamaVerbose {
+		posts = append(posts, "/completion")
+	}
+	for _, path := range posts {
+		if path != "" && m[path] == "" {
+			m[path] = http.MethodPost
+		}
+	}
+	return m
+}
+
+// serve serves connections of l until ctx ends, then cuts what is open and waits for it.
+func (p *port) serve(ctx context.Context, l net.Listener, conf *tls.Config) error {
+	var conns sync.WaitGroup
+	srv := &http.Server{
+		Handler:           p,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          stdlog.New(p.log.Level(zerolog.DebugLevel), "", 0),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				conns.Done()
+			}
+		},
+	}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer conns.Wait()
+	defer stop()
+	defer srv.Close()
+	if err := srv.Serve(tls.NewListener(l, conf)); ctx.Err() == nil {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// admit lets requests through to this engine.
+func (p *port) admit(e *engine.Reader) { p.turn(serves, e) }
+
+// lose forgets the engine: it has ended, or is about to.
+func (p *port) lose(why refusal) { p.turn(why, nil) }
+
+func (p *port) turn(why refusal, e *engine.Reader) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.why, p.engine = why, e
+}
+
+// refuse lets no new request in. Open ones go on.
+func (p *port) refuse(why refusal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.why = why
+}
+
+// cut ends the open requests in a way that their clients see.
+func (p *port) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, cancel := range p.open {
+		cancel(errCut)
+	}
+}
+
+// requests counts the open ones.
+func (p *port) requests() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.open)
+}
+
+// enter notes a request as open, or says why it may not be.
+func (p *port) enter(x *exchange, cancel context.CancelCauseFunc) (*engine.Reader, refusal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.why != serves {
+		return nil, p.why
+	}
+	p.open[x] = cancel
+	p.metrics.open.Set(float64(len(p.open)))
+	return p.engine, serves
+}
+
+func (p *port) leave(x *exchange) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, x)
+	p.metrics.open.Set(float64(len(p.open)))
+	p.asked.Store(time.Now().UnixNano())
+}
+
+// lastAsked is when a gateway or the controller last had a request here; zero = never.
+func (p *port) lastAsked() time.Time {
+	if n := p.asked.Load(); n != 0 {
+		return time.Unix(0, n)
+	}
+	return time.Time{}
+}
+
+// ServeHTTP checks who asks, then for what, so that a stranger learns nothing.
+func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	caller, err := identity.FromState(r.TLS)
+	if err != nil {
+		deny(w, http.StatusForbidden, err)
+		return
+	}
+	want := identity.WantRole(identity.Gateway, identity.Controller)
+	if r.URL.Path == pathGang {
+		want = identity.WantRun(p.launch, p.run)
+	}
+	if err := want(caller); err != nil {
+		deny(w, http.StatusForbidden, err)
+		return
+	}
+	switch {
+	case r.URL.Path == pathGang && p.gang == nil:
+		deny(w, http.StatusNotFound, errors.New("this rank leads no others"))
+	case r.URL.Path == pathGang:
+		p.gang.ServeHTTP(w, r)
+	case r.URL.Path == pathMetrics:
+		p.scrape.ServeHTTP(w, r)
+	default:
+		p.request(w, r)
+	}
+}
+
+// request lets a request through that is meant for this very run.
+func (p *port) request(w http.ResponseWriter, r *http.Request) {
+	p.asked.Store(time.Now().UnixNano())
+	if r.Header.Get(headerLaunch) != p.launch || r.Header.Get(headerEpoch) != p.epochText {
+		p.refused(w, http.StatusMisdirectedRequest, "", fmt.Errorf("this is launch %s, epoch %s", p.launch, p.epochText))
+		return
+	}
+	if method, ok := p.methods[r.URL.Path]; !ok || method != r.Method {
+		p.refused(w, http.StatusNotFound, "", fmt.Errorf("%s %s does not reach the engine", r.Method, r.URL.Path))
+		return
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	x := &exchange{}
+	e, why := p.enter(x, cancel)
+	if why != serves {
+		p.refused(w, http.StatusServiceUnavailable, why, fmt.Errorf("this replica does not serve now: %s", why))
+		return
+	}
+	defer p.leave(x)
+	p.forward(ctx, w, r, e)
+}
+
+func (p *port) refused(w http.ResponseWriter, status int, why refusal, err error) {
+	if why != "" {
+		w.Header().Set(headerReason, string(why))
+	}
+	p.metrics.requests.WithLabelValues(strconv.Itoa(status)).Inc()
+	deny(w, status, err)
+}
+
+// deny answers in the shape of OpenAI's errors.
+func deny(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"error": map[string]any{"message": err.Error(), "type": "penstock_agent_error", "code": status},
+	})
+}
+
+// errCut ends requests that a drain did not wait for any longer.
+var errCut = errors.New("cut at the end of the drain")
