@@ -55,7 +55,7 @@ var symbols = [lastAbility][]string{
 	graphicsProcesses: {"nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v2", "nvmlDeviceGetGraphicsRunningProcesses"},
 	eventCreate:       {"nvmlEventSetCreate"},
 	eventRegister:     {"nvmlDeviceRegisterEvents"},
-	eventWait:         {"nvmlEventSetWait_v2", "nvmlEventSetWait"},
+	eventWait:         {"nvmlEventSetWait_v2"}, // the first version names no instance
 	eventFree:         {"nvmlEventSetFree"},
 }
 

@@ -109,11 +109,11 @@ func (s *SMI) run(ctx context.Context, args ...string) ([]byte, error) {
 	case err == nil && out.cut:
 		return nil, s.failed(fmt.Errorf("more than %d bytes of output", maxOutput))
 	case err == nil:
-		return out.Bytes(), nil
+		return out.buf.Bytes(), nil
 	case ctx.Err() != nil:
 		return nil, s.failed(fmt.Errorf("no answer: %w", ctx.Err()))
 	case errors.As(err, &exit):
-		return nil, s.failed(exitError(exit.ExitCode(), firstLine(out.Bytes(), complaint.Bytes())))
+		return nil, s.failed(exitError(exit.ExitCode(), firstLine(out.buf.Bytes(), complaint.buf.Bytes())))
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.failed(fmt.Errorf("%w: %w", ErrNoGPU, err))
 	}
@@ -146,18 +146,16 @@ func firstLine(outputs ...[]byte) string {
 	return "it says nothing"
 }
 
-// bounded keeps the first bytes that are written to it.
+// bounded keeps the first bytes that are written to it. The buffer is no embedded field: its ReadFrom would let them all
+// in.
 type bounded struct {
-	bytes.Buffer
+	buf bytes.Buffer
 	cut bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	room := maxOutput - b.Len()
-	if len(p) > room {
-		b.cut = true
-		_, _ = b.Buffer.Write(p[:room])
-		return len(p), nil
-	}
-	return b.Buffer.Write(p)
+	room := maxOutput - b.buf.Len()
+	b.cut = b.cut || len(p) > room
+	b.buf.Write(p[:min(len(p), room)])
+	return len(p), nil
 }
