@@ -144,7 +144,7 @@ func (d *decoder) list(at place, n ast.Node, v reflect.Value) {
 func (d *decoder) scalar(at place, n ast.Node, v reflect.Value) {
 	s, ok := scalarOf(n)
 	if !ok {
-		d.mismatch(at, n, nameOf(v.Type()), "")
+		d.mismatch(at, n, nameOf(v.Type()), "put it in quotes if it holds a colon, a bracket or a brace")
 		return
 	}
 	if err := setScalar(v, s, rules[at.rule].literal); err != nil {

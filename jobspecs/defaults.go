@@ -61,7 +61,8 @@ func spread(r Role) Parallel {
 	case p.Pipeline > 0:
 		p.Tensor = max(rest/p.Pipeline, 1)
 	default:
-		p.Tensor = min(rest, r.GPUs.Count)
+		for p.Tensor = min(rest, r.GPUs.Count); rest%p.Tensor > 0; p.Tensor-- {
+		}
 		p.Pipeline = rest / p.Tensor
 	}
 	return p

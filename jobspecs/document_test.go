@@ -132,6 +132,7 @@ func TestSpread(t *testing.T) {
 		{1, 8, Parallel{Data: 2}, Parallel{4, 1, 2}},
 		{2, 8, Parallel{Data: 2}, Parallel{8, 1, 2}},
 		{2, 8, Parallel{Data: 2, Pipeline: 2}, Parallel{4, 2, 2}},
+		{3, 2, Parallel{Data: 2}, Parallel{1, 3, 2}},
 		{1, 4, Parallel{Tensor: 4, Pipeline: 2}, Parallel{4, 2, 1}}, // left for the check to refuse
 		{1, 2, Parallel{Data: 4}, Parallel{1, 1, 4}},
 	} {

@@ -88,7 +88,7 @@ func drawRole(t *rapid.T, name string) Role {
 func drawKV(t *rapid.T) KV {
 	kv := KV{BlockTokens: rapid.IntRange(0, 256).Draw(t, "block"), Host: drawBytes(t, "host")}
 	if rapid.Bool().Draw(t, "disk") {
-		kv.Disk = KVDisk{Path: match(t, "disk", absolute), Size: drawBytes(t, "disk size") + 1}
+		kv.Disk = KVDisk{Path: match(t, "disk", absolute), Size: max(drawBytes(t, "disk size"), 1)}
 	}
 	if rapid.Bool().Draw(t, "object") {
 		kv.Object = &KVObject{URL: match(t, "url", objectURL), Size: drawBytes(t, "object size")}

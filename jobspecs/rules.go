@@ -39,7 +39,7 @@ var (
 	versionName  = newForm(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$`, "version", "write it as the engine prints it, such as 0.11.0")
 	envName      = newForm(`^[A-Za-z_][A-Za-z0-9_]*$`, "name of an environment variable", "use letters, digits and _ only")
 	imageName    = newForm(`^[^\s-]\S*$`, "image", "write a path or a reference without blanks")
-	mountPair    = newForm(`^/[^:\s]*:/[^:\s]*(:r[ow])?$`, "mount", "write SRC:DST or SRC:DST:ro with absolute paths and no blanks")
+	mountPair    = newForm(`^/[^:,\s]*:/[^:,\s]*(:r[ow])?$`, "mount", "write SRC:DST or SRC:DST:ro with absolute paths, no blanks and no commas")
 	objectURL    = newForm(`^(s3://[a-z0-9][a-z0-9.-]+(/[^\s?#]*)?|file:///[^\s?#]*)$`, "object store", "write s3://BUCKET/PREFIX or file:///FOLDER; credentials go into kv.object.credentialsFile")
 	hostPort     = newForm(`^(https?://)?([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`, "endpoint", "write HOST or HOST:PORT")
 	plainName    = newForm(`^[A-Za-z0-9][A-Za-z0-9._,@:+-]*$`, "name", "use letters, digits and ._,@:+- only")

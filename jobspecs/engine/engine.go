@@ -1,9 +1,16 @@
 // Package engine holds what Penstock knows of each inference engine, one file per engine: how it is started, when it is
 // ready, how its metrics are called, which KV events it sends, how it is split into prefill and decode, how it is
-// stopped. Adding an engine means adding one file and naming it in For.
+// stopped.
 //
 // The package is pure: it turns values into values, and neither starts nor reads anything. The agent starts what Command
-// says; the agent's reader and the gateway follow Traits.
+// says; the agent's reader and the gateway follow Traits; whoever takes a deployment file in asks Check after
+// jobspecs.Parse.
+//
+// To add an engine: name its kind in jobspecs (EngineKind and the list of enums), write one file here with a type that
+// has the methods of knowledge (vllm.go is the fullest example, sim.go the shortest), name it in kinds, run the tests
+// with -update and read the new golden files in testdata. A launch line holds no secret and no shell: words go to the
+// engine as they are, values that the user may override come before engine.args, and what needs a file goes into
+// Command.Files. Say in comments which source a flag or a name was taken from where it is not in the engine's --help.
 package engine
 
 import (
@@ -19,6 +26,34 @@ type Engine interface {
 	// such errors name the field and come out of `penstock plan` too.
 	Command(Start) (Command, error)
 	Traits() Traits
+}
+
+// knowledge is all that this package wants of an engine.
+type knowledge interface {
+	Engine
+	// check lists what of a deployment this engine can't do, beyond what Traits say.
+	check(d jobspecs.Deployment) jobspecs.Errors
+	// owned lists the options that Penstock sets itself, without dashes, and the field of the deployment that sets them
+	// (empty = none does). They are refused in args.
+	owned() map[string]string
+	// progress reads the share of loading that is done from a line of the engine's output.
+	progress(line string) (float64, bool)
+}
+
+var kinds = map[jobspecs.EngineKind]knowledge{
+	jobspecs.VLLM:     vllm{},
+	jobspecs.SGLang:   sglang{},
+	jobspecs.TRTLLM:   trtllm{},
+	jobspecs.LlamaCpp: llamacpp{},
+	jobspecs.Sim:      sim{},
+}
+
+// For returns the knowledge of an engine; nil for a kind that jobspecs.Parse would have refused.
+func For(kind jobspecs.EngineKind) Engine {
+	if k, ok := kinds[kind]; ok {
+		return k
+	}
+	return nil
 }
 
 // Start is everything that a launch line depends on, all known before the process starts.
@@ -52,7 +87,9 @@ type Start struct {
 
 // Command is what the agent runs for one rank.
 type Command struct {
-	Argv  []string          // never holds a secret
+	// Argv never holds a secret. It is empty where this rank starts no process of its own, because rank 0 starts the
+	// processes of all ranks (TensorRT-LLM over several nodes).
+	Argv  []string
 	Env   map[string]string // added to the allow-listed environment
 	Setup []string          // shell lines before it; if any, the agent runs `bash -c 'setup; exec argv'`
 	Files map[string]string // written to Start.Dir (0600) before the start: relative name -> content
@@ -76,12 +113,13 @@ type Traits struct {
 	// its own open requests and the engine's running and waiting counts first.
 	DrainsItself bool
 	StopGrace    time.Duration // between SIGTERM and SIGKILL
-	// LoadingLine finds progress in the engine's output; see Progress.
 	// RejectsUnknown: unknown request fields are errors, so the gateway must not add its own.
 	RejectsUnknown bool
 	// CacheSalt: the engine parts its prefix cache by the request field cache_salt.
 	CacheSalt bool
 	MultiNode bool
+	// Adapters: LoRA adapters are models of their own in ModelsPath and in requests.
+	Adapters bool
 }
 
 // MetricNames are the Prometheus names that the agent reads; empty = the engine has none and the value is unknown.

@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/penstock/penstock/jobspecs"
+)
+
+// sim is the built-in engine, `penstock engine sim`: vLLM's surface and names, no GPU.
+type sim struct{}
+
+func (sim) Kind() jobspecs.EngineKind { return jobspecs.Sim }
+
+// Traits are vLLM's, as far as the simulation goes.
+func (sim) Traits() Traits {
+	t := vllm{}.Traits()
+	t.Paths = []string{"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+	t.StopGrace = 10 * time.Second
+	return t
+}
+
+func (m sim) Command(s Start) (Command, error) {
+	if err := s.check(); err != nil {
+		return Command{}, err
+	}
+	d, r := s.Deployment, s.role()
+	line := s.program(s.Self, "engine", "sim")
+	line.add("--model", s.weights(), "--served-model-name", d.Model.ServedName)
+	for _, a := range d.Model.Adapters {
+		line.add("--lora-modules", a.Name+"="+a.Path)
+	}
+	line.listen(s, "--uds")
+	line.number("--block-size", d.KV.BlockTokens)
+	if e, ok := s.events(); ok {
+		e.Enable = true
+		line.json("--kv-events-config", e)
+	}
+	if s.split() {
+		line.json("--kv-transfer-config", connector{Name: "SimConnector", Role: "kv_both"})
+		if s.TransferPort > 0 {
+			line.add("--transfer-host", s.TransferHost, "--transfer-port", strconv.Itoa(s.TransferPort))
+		}
+	}
+	line.above("--tensor-parallel-size", r.Parallel.Tensor)
+	if s.Nodes > 1 {
+		line.add("--nnodes", strconv.Itoa(s.Nodes), "--node-rank", strconv.Itoa(s.Rank),
+			"--master-addr", s.HeadHost, "--master-port", strconv.Itoa(s.HeadPort))
+		if s.Rank > 0 {
+			line.add("--headless")
+		}
+	}
+	line.number("--max-model-len", d.Serving.MaxContext)
+	line.add(s.userArgs()...)
+	return s.finish(line, map[string]string{"PYTHONHASHSEED": "0"}, Command{KeyEnv: s.keyEnv("VLLM_API_KEY")})
+}
+
+func (sim) owned() map[string]string {
+	return map[string]string{
+		"uds": "", "host": "", "port": "", "nnodes": "", "node-rank": "", "master-addr": "", "master-port": "", "headless": "",
+		"kv-events-config": "", "kv-transfer-config": "roles", "transfer-host": "", "transfer-port": "",
+		"model": "model.id", "served-model-name": "model.servedName", "lora-modules": "model.adapters",
+		"tensor-parallel-size": "roles.ROLE.parallel", "block-size": "kv.blockTokens", "max-model-len": "serving.maxContext",
+	}
+}
+
+func (sim) check(jobspecs.Deployment) jobspecs.Errors { return nil }
+
+func (sim) progress(line string) (float64, bool) { return counted(simLine, line) }
