@@ -7,6 +7,7 @@ type block struct {
 	cached  bool  // hash and content are valid and it can be found by hash
 	hash    blockHash
 	content prefix // the text function's state after the block's last token: what stands for its KV
+	damage  uint64 // not 0: the content is spoiled, and so is all that is computed from it
 
 	prev, next *block // neighbours in the free list while refs is 0
 	twin       *block // another block with the same hash, as vLLM too keeps both
@@ -75,7 +76,7 @@ func (p *blockPool) release(blocks []*block) {
 
 // store makes a used block findable.
 func (p *blockPool) store(b *block, h blockHash, content prefix) {
-	b.hash, b.content, b.cached = h, content, true
+	b.hash, b.content, b.damage, b.cached = h, content, 0, true
 	b.twin = p.byHash[h]
 	p.byHash[h] = b
 }
@@ -91,6 +92,9 @@ func (p *blockPool) clear() bool {
 	p.byHash = map[blockHash]*block{}
 	return true
 }
+
+// kv is what a reader of the block gets.
+func (b *block) kv() prefix { return b.content.damaged(b.damage) }
 
 func (p *blockPool) forget(b *block) {
 	if !b.cached {

@@ -34,7 +34,8 @@ func (e *engine) compute(s *sequence, n int) {
 		i := s.computed/size - 1
 		s.extendHashes(&e.hasher, size, e.root)
 		if b := s.blocks[i]; !b.cached {
-			e.pool.store(b, s.hashes[i], e.faults.spoil(s.state, e.stored))
+			e.pool.store(b, s.hashes[i], s.state)
+			b.damage = e.faults.damage(e.stored)
 			e.stored++
 			if first < 0 {
 				first = i

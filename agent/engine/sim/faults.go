@@ -132,10 +132,10 @@ func (f *faults) hangs(inference bool) bool {
 	return ok && (inference || v.args[0] == allRequests)
 }
 
-// spoil is what is stored for a block: its content, or wrong content.
-func (f *faults) spoil(content prefix, nth int) prefix {
+// damage is how the nth block that is stored is spoiled; 0 is not.
+func (f *faults) damage(nth int) uint64 {
 	if v, ok := f.get(WrongKV); ok && (nth+1)%int(v.number(0)) == 0 {
-		content.hash ^= 0x5bad5bad5bad5bad
+		return mix(uint64(nth), 'd')
 	}
-	return content
+	return 0
 }

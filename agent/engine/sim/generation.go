@@ -79,7 +79,7 @@ func (s *Server) newGeneration(r *http.Request, prefix string, f *generateFields
 		}
 		g.prompts += len(prompt)
 		for j := range n {
-			seq := newSequence(g.id+"-"+randomID(4), append([]int32(nil), prompt...), s.opts.BlockSize, s.engine.root, s.model(), adapter, adapterID, orElse(f.CacheSalt, ""))
+			seq := newSequence(g.id+"-"+randomID(4), append([]int32(nil), prompt...), s.opts.BlockSize, s.engine.root, adapter, adapterID, orElse(f.CacheSalt, ""), s.model())
 			seq.sampling = base
 			seq.seed = mix(seed, uint64(i*n+j))
 			if script != nil {

@@ -98,6 +98,14 @@ func (v *vocabulary) phaseAfter(token int32) phase {
 	return sentence
 }
 
+// damaged is the state after something in the prefix was spoiled; 0 is no damage.
+func (c prefix) damaged(by uint64) prefix {
+	if by != 0 {
+		c.hash = mix(c.hash, by)
+	}
+	return c
+}
+
 // prefixBytes is the size of an encoded prefix.
 const prefixBytes = 16
 

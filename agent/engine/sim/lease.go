@@ -78,7 +78,7 @@ func (e *engine) grant(s *sequence, now time.Time) json.RawMessage {
 	for i, b := range s.blocks {
 		m.BlockIDs = append(m.BlockIDs, b.id)
 		if i < full {
-			m.Checksums = append(m.Checksums, checksum(b.content))
+			m.Checksums = append(m.Checksums, checksum(b.kv()))
 		}
 	}
 	l := &lease{manifest: m, blocks: s.blocks, expires: now.Add(e.opts.KVTransfer.Lease)}

@@ -87,7 +87,7 @@ func (e *engine) admit(s *sequence, budget int) (n int, ok bool) {
 // output is what the next one is chosen from.
 func (e *engine) reuse(s *sequence) {
 	size := e.opts.BlockSize
-	hits := 0
+	hits, damage := 0, uint64(0)
 	for ; hits < len(s.hashes) && (hits+1)*size < len(s.tokens); hits++ {
 		b := e.pool.find(s.hashes[hits])
 		if b == nil {
@@ -96,7 +96,11 @@ func (e *engine) reuse(s *sequence) {
 		e.pool.acquire(b)
 		s.blocks = append(s.blocks, b)
 		s.state = b.content
+		if b.damage != 0 {
+			damage = mix(damage, b.damage)
+		}
 	}
+	s.state = s.state.damaged(damage)
 	s.computed = hits * size
 	if !s.started {
 		e.metrics.prefixCache(len(s.tokens), s.computed)

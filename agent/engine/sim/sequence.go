@@ -49,7 +49,7 @@ type sequence struct {
 
 // newSequence prepares a sequence; tokens is the prompt and becomes the sequence's own. Hashing the prompt is done here,
 // by the caller's goroutine, and not by the scheduler.
-func newSequence(id string, tokens []int32, blockSize int, root blockHash, model Fingerprint, adapter string, adapterID int, salt string) *sequence {
+func newSequence(id string, tokens []int32, blockSize int, root blockHash, adapter string, adapterID int, salt string, model Fingerprint) *sequence {
 	s := &sequence{
 		id: id, tokens: tokens, promptLen: len(tokens), adapter: adapter, adapterID: adapterID, salt: salt,
 		model: model.WithAdapter(adapter),
