@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -78,9 +80,9 @@ func checkUpdate(old, x cluster.Launch) error {
 	switch {
 	case x.ID != old.ID || x.Deployment != old.Deployment || x.Role != old.Role || x.Index != old.Index ||
 		x.Revision != old.Revision || x.Cluster != old.Cluster || !x.CreatedAt.Equal(old.CreatedAt):
-		return fmt.Errorf("what identifies a launch cannot change")
+		return errors.New("what identifies a launch cannot change")
 	case x.Run != old.Run || x.Epoch != old.Epoch:
-		return fmt.Errorf("only Admit changes the admitted run")
+		return errors.New("only Admit changes the admitted run")
 	case phaseRank(x.Phase) < phaseRank(old.Phase):
 		return fmt.Errorf("phase %s cannot follow %s", x.Phase, old.Phase)
 	}
@@ -96,17 +98,18 @@ func phaseRank(p cluster.LaunchPhase) int {
 // only.
 func (l *Ledger) Launches() []cluster.Launch {
 	l.mu.RLock()
-	list := make([]cluster.Launch, 0, len(l.state.launches))
-	for _, x := range l.state.launches {
-		list = append(list, x)
-	}
+	sorted := slices.Collect(maps.Values(l.state.launches))
 	l.mu.RUnlock()
-	slices.SortFunc(list, func(a, b cluster.Launch) int {
+	slices.SortFunc(sorted, func(a, b *cluster.Launch) int { // pointers: a Launch is long
 		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
 			return c
 		}
 		return strings.Compare(string(a.ID), string(b.ID))
 	})
+	list := make([]cluster.Launch, len(sorted))
+	for i, x := range sorted {
+		list[i] = *x
+	}
 	return list
 }
 
@@ -114,8 +117,10 @@ func (l *Ledger) Launches() []cluster.Launch {
 func (l *Ledger) Launch(id cluster.LaunchID) (cluster.Launch, bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	x, ok := l.state.launches[id]
-	return x, ok
+	if x := l.state.launches[id]; x != nil {
+		return *x, true
+	}
+	return cluster.Launch{}, false
 }
 
 // putLaunch writes a launch and then takes it into memory.
@@ -127,7 +132,7 @@ func (l *Ledger) putLaunch(x cluster.Launch) error {
 	visible, err := l.putJSON(launchPath(l.intentPath(term), x.ID), launchRecord{Format: format, Term: term, Launch: x})
 	if visible {
 		l.mu.Lock()
-		l.state.launches[x.ID] = x
+		l.state.launches[x.ID] = &x
 		l.state.epoch = max(l.state.epoch, x.Epoch)
 		l.mu.Unlock()
 	}

@@ -116,13 +116,13 @@ type Ledger struct {
 // state is the ledger's content. Values in it are replaced, never changed.
 type state struct {
 	deployments map[string]*deployment
-	launches    map[cluster.LaunchID]cluster.Launch
+	launches    map[cluster.LaunchID]*cluster.Launch
 	epoch       uint64 // highest ever given
 	savedEpoch  uint64 // as in counters.json
 }
 
 func newState() *state {
-	return &state{deployments: map[string]*deployment{}, launches: map[cluster.LaunchID]cluster.Launch{}}
+	return &state{deployments: map[string]*deployment{}, launches: map[cluster.LaunchID]*cluster.Launch{}}
 }
 
 // Problem is a file that could not be read.

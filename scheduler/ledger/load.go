@@ -16,6 +16,9 @@ import (
 // epochGap is left free after a launch record was lost: it may have had the highest epoch.
 const epochGap = 1 << 20
 
+// maxEpoch bounds what a file may claim: no count of runs ever comes near it.
+const maxEpoch = 1 << 62
+
 // loadTries is how often a reader begins anew because a controller took over while it read.
 const loadTries = 5
 
@@ -103,6 +106,9 @@ func (l *Ledger) loadCounters(root string, in *intent) error {
 	if err == nil {
 		err = decode(data, &rec)
 	}
+	if err == nil && rec.Epoch > maxEpoch {
+		err = fmt.Errorf("it holds epoch %d", rec.Epoch)
+	}
 	if err != nil {
 		return l.trouble(root, path, err, in)
 	}
@@ -131,7 +137,7 @@ func (l *Ledger) loadLaunches(root string, in *intent) error {
 			}
 			continue
 		}
-		in.state.launches[x.ID] = x
+		in.state.launches[x.ID] = &x
 		in.state.epoch = max(in.state.epoch, x.Epoch)
 	}
 	return nil
@@ -147,8 +153,8 @@ func (l *Ledger) readLaunch(path string) (cluster.Launch, error) {
 		return cluster.Launch{}, err
 	}
 	x := rec.Launch
-	if string(x.ID)+jsonSuffix != filepath.Base(path) || !validName(string(x.ID)) || phaseRank(x.Phase) < 0 {
-		return cluster.Launch{}, fmt.Errorf("it holds launch %q in phase %q", x.ID, x.Phase)
+	if string(x.ID)+jsonSuffix != filepath.Base(path) || !validName(string(x.ID)) || phaseRank(x.Phase) < 0 || x.Epoch > maxEpoch {
+		return cluster.Launch{}, fmt.Errorf("it holds launch %q in phase %q with epoch %d", x.ID, x.Phase, x.Epoch)
 	}
 	return x, nil
 }

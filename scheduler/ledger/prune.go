@@ -10,8 +10,8 @@ import (
 )
 
 // expired lists the ended launches that are not worth remembering: too old, or too many of one deployment.
-func expired(launches map[cluster.LaunchID]cluster.Launch, now time.Time, keep int, keepFor time.Duration) []cluster.LaunchID {
-	ended := map[string][]cluster.Launch{}
+func expired(launches map[cluster.LaunchID]*cluster.Launch, now time.Time, keep int, keepFor time.Duration) []cluster.LaunchID {
+	ended := map[string][]*cluster.Launch{}
 	for _, x := range launches {
 		if x.Phase == cluster.Ended {
 			ended[x.Deployment] = append(ended[x.Deployment], x)
@@ -19,7 +19,7 @@ func expired(launches map[cluster.LaunchID]cluster.Launch, now time.Time, keep i
 	}
 	var out []cluster.LaunchID
 	for _, list := range ended {
-		slices.SortFunc(list, func(a, b cluster.Launch) int { return b.EndedAt.Compare(a.EndedAt) })
+		slices.SortFunc(list, func(a, b *cluster.Launch) int { return b.EndedAt.Compare(a.EndedAt) })
 		for i, x := range list {
 			if i >= keep || now.Sub(x.EndedAt) > keepFor {
 				out = append(out, x.ID)
