@@ -27,6 +27,9 @@ func (p *planner) launch(d *deployment, s *sight) (over bool) {
 		s.over = true
 		p.do(s.end(!s.draining(), "nothing heard of its agent for %s, and cluster %s cannot tell what became of job %s",
 			rounded(p.silence(s)), s.Cluster, jobs[0].ID))
+	case len(jobs) > 0 && s.bereft():
+		s.over = true
+		p.do(s.end(!s.draining(), "%s; job %s of the same launch was never admitted", s.howEnded(), jobs[0].ID))
 	case len(jobs) > 0:
 		p.cancelSurplus(s, jobs, sure)
 		p.lives(d, s, jobs[0])
@@ -46,6 +49,13 @@ func (p *planner) lost(s *sight, jobs []*cluster.Job) bool {
 		return false
 	}
 	return !slices.ContainsFunc(jobs, func(j *cluster.Job) bool { return j.State != cluster.JobUnknown })
+}
+
+// bereft: the job of the admitted run has ended and its agent is gone, while another job carries the launch's token.
+func (s *sight) bereft() bool {
+	return s.Run != "" && !s.replica.Connected() && slices.ContainsFunc(s.jobs, func(j *cluster.Job) bool {
+		return j.ID == s.Job && j.State == cluster.JobEnded
+	})
 }
 
 // end makes the End of a launch, with what the engine last said.
@@ -120,9 +130,20 @@ func (p *planner) lives(d *deployment, s *sight, j *cluster.Job) {
 	case s.health == pending:
 		p.awaitAgent(s, j)
 	case s.health == unknown && p.silence(s) > p.timing.AgentTimeout:
-		p.do(waitFor(Silent, s.Launch, "nothing heard of its agent for %s while job %s is %s: its state is unknown",
-			rounded(p.silence(s)), j.ID, j.State))
+		p.silent(s, j)
 	}
+}
+
+// silent waits for an agent that is not heard of although its job is there. Only a job that was started again since, as
+// after a requeue, has to bring one forth in time.
+func (p *planner) silent(s *sight, j *cluster.Job) {
+	again, silence := p.now.Sub(j.Started), p.silence(s)
+	if j.State == cluster.JobRunning && !j.Started.IsZero() && again < silence && again > p.timing.JoinTimeout {
+		p.stop(s, j, "job %s was started again %s ago and no agent has joined since; its output says why", j.ID, rounded(again))
+		return
+	}
+	p.do(waitFor(Silent, s.Launch, "nothing heard of its agent for %s while job %s is %s: its state is unknown",
+		rounded(silence), j.ID, j.State))
 }
 
 // has reports whether one of the launch's living jobs has this ID.
