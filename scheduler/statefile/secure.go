@@ -65,10 +65,10 @@ func checkFolder(path string, info fs.FileInfo) error {
 }
 
 // checkParents refuses a parent in which everybody may rename what is below it. Links on the way are resolved first.
-func checkParents(dir string) error {
-	dir, err := filepath.EvalSymlinks(dir)
+func checkParents(path string) error {
+	dir, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return fmt.Errorf("folder %s: %w", dir, err)
+		return fmt.Errorf("folder %s: %w", path, err)
 	}
 	for {
 		info, err := os.Stat(dir)
