@@ -82,6 +82,7 @@ type Sim struct {
 	nodes    []*simNode
 	nodeBy   map[string]*simNode
 	jobs     []*simJob // in the order of their submits
+	ready    []*simJob // pending ones whose delay is over
 	byID     map[string]*simJob
 	lastID   int
 	alive    []*simRun

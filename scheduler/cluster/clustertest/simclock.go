@@ -65,20 +65,20 @@ func (s *Sim) step() bool {
 			h()
 		}
 		s.mu.Lock()
+	case s.due(s.now): // all of one time, before jobs start on what they have freed
+		heap.Pop(&s.events).(event).do()
 	case s.dirty:
 		s.dirty = false
 		s.startFitting()
-	case len(s.events) > 0 && !s.events[0].at.After(s.target):
-		e := heap.Pop(&s.events).(event)
-		if e.at.After(s.now) {
-			s.now = e.at
-		}
-		e.do()
+	case s.due(s.target):
+		s.now = s.events[0].at
 	default:
 		return false
 	}
 	return true
 }
+
+func (s *Sim) due(t time.Time) bool { return len(s.events) > 0 && !s.events[0].at.After(t) }
 
 // Run advances the clock together with the real one (or synctest's) until the context ends.
 func (s *Sim) Run(ctx context.Context, every time.Duration) error {

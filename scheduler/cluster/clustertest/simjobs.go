@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/scheduler/cluster"
 )
 
@@ -42,14 +43,17 @@ func (s *Sim) enqueue(sub cluster.Submission, n need) *simJob {
 	return j
 }
 
-// wait puts a job at the end of the queue.
+// wait puts a job into the queue; it may start when its delay is over.
 func (s *Sim) wait(j *simJob) {
 	delay := s.opts.QueueDelay
 	if s.opts.QueueJitter > 0 {
 		delay += time.Duration(s.rng.Int64N(int64(s.opts.QueueJitter)))
 	}
 	j.queued, j.eligible = s.now, s.now.Add(delay)
-	s.at(j.eligible, func() { s.dirty = true })
+	s.at(j.eligible, func() {
+		s.ready = append(s.ready, j)
+		s.dirty = true
+	})
 }
 
 // view is a job as Jobs shows it.
@@ -73,16 +77,28 @@ func (s *Sim) view(j *simJob) cluster.Job {
 	return job
 }
 
-// startFitting starts pending jobs that fit, in the order of their submits; one that does not fit holds up nobody.
+// startFitting starts jobs that fit, in the order in which their delays were over; one that does not fit holds up nobody.
 func (s *Sim) startFitting() {
-	for _, j := range s.jobs {
-		if j.job.State != cluster.JobPending || s.now.Before(j.eligible) {
-			continue
+	type request struct {
+		nodes int
+		gpus  jobspecs.GPURequest
+	}
+	full := map[request]bool{} // what did not fit in this pass does not fit for the next job either
+	s.ready = slices.DeleteFunc(s.ready, func(j *simJob) bool {
+		if j.job.State != cluster.JobPending {
+			return true
 		}
-		if placed, ok := s.place(j.need); ok {
+		r := request{j.need.nodes, j.need.gpus}
+		if !s.opts.Places && full[r] {
+			return false
+		}
+		placed, ok := s.place(j.need)
+		full[r] = !ok
+		if ok {
 			s.start(j, placed)
 		}
-	}
+		return ok
+	})
 }
 
 func (s *Sim) start(j *simJob, placed []cluster.Placement) {

@@ -25,11 +25,24 @@ func Nodes(n, g int) []cluster.Node {
 type simNode struct {
 	cluster.Node
 	held map[string]int // GPU.ID -> live jobs that hold it; more than one only by a fault
+	free int            // GPUs that nobody holds
 }
 
 func newSimNode(n cluster.Node) *simNode {
 	n.GPUs = slices.Clone(n.GPUs)
-	return &simNode{Node: n, held: map[string]int{}}
+	return &simNode{Node: n, held: map[string]int{}, free: len(n.GPUs)}
+}
+
+// claim adds to or takes from the holders of a GPU.
+func (n *simNode) claim(gpu string, by int) {
+	before := n.held[gpu]
+	n.held[gpu] = before + by
+	switch {
+	case before == 0:
+		n.free--
+	case before+by == 0:
+		n.free++
+	}
 }
 
 func (n *simNode) has(gpu string) bool {
@@ -73,6 +86,9 @@ func (s *Sim) need(sub cluster.Submission) (need, error) {
 	}
 	able := 0
 	for _, node := range s.nodes {
+		if able == n.nodes {
+			return n, nil
+		}
 		if len(node.matching(n.gpus, false)) >= n.gpus.Count {
 			able++
 		}
@@ -120,7 +136,10 @@ func (s *Sim) place(n need) ([]cluster.Placement, bool) {
 		if len(got) == n.nodes {
 			break
 		}
-		if free := node.matching(n.gpus, true); node.Up && len(free) >= n.gpus.Count {
+		if !node.Up || node.free < n.gpus.Count {
+			continue
+		}
+		if free := node.matching(n.gpus, true); len(free) >= n.gpus.Count {
 			got = append(got, cluster.Placement{Node: node.Name, GPUs: free[:n.gpus.Count]})
 		}
 	}
@@ -135,7 +154,9 @@ func (s *Sim) hold(placed []cluster.Placement, by int) {
 			continue
 		}
 		for _, gpu := range p.GPUs {
-			node.held[gpu] += by
+			if node.has(gpu) { // else it was taken away with SetNodes
+				node.claim(gpu, by)
+			}
 		}
 	}
 }
@@ -210,7 +231,11 @@ func (s *Sim) SetNodes(nodes []cluster.Node) {
 	for _, n := range nodes {
 		node := newSimNode(n)
 		if old := s.nodeBy[n.Name]; old != nil {
-			node.held = old.held
+			for gpu, holders := range old.held {
+				if holders > 0 && node.has(gpu) {
+					node.claim(gpu, holders)
+				}
+			}
 		}
 		now = append(now, node)
 	}
