@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 	)
 }
 
+var nothing = zerolog.Nop()
+
 // patience is how long a test waits for something that has to come.
 const patience = 30 * time.Second
 
