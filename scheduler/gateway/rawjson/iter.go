@@ -105,6 +105,9 @@ func (it *Iter) Skip() int {
 	return end
 }
 
+// ValueEnd is where the value that was taken last ends.
+func (it *Iter) ValueEnd() int { return it.i }
+
 // Resume tells where the current value ends; -1 = it is malformed.
 func (it *Iter) Resume(end int) {
 	it.taken = true

@@ -1,0 +1,106 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/jobspecs/engine"
+	"github.com/penstock/penstock/scheduler/gateway/rawjson"
+	"github.com/penstock/penstock/scheduler/route"
+	"github.com/penstock/penstock/scheduler/upstream"
+)
+
+// maxPrefillAnswer bounds what a prefill replica answers: one token and the transfer parameters.
+const maxPrefillAnswer = 4 << 20
+
+// prefillFirst returns the body for a decode replica. Where the deployment has prefill replicas and the engine splits by
+// kv_transfer_params, one of them reads the prompt first, and what it says about its KV blocks is put into the body as it is.
+// When that fails the body goes out unchanged: a decode replica reads the prompt itself then, only slower.
+func (g *Gateway) prefillFirst(ctx context.Context, q *request, decode *member, call upstream.Call) []byte {
+	if decode.role != jobspecs.Decode || decode.traits.Disaggregation != engine.KVTransferParams ||
+		call.Path != pathChat && call.Path != pathCompletions {
+		return call.Body
+	}
+	body, err := rawjson.Parse(call.Body, g.opts.Limits.MaxDepth)
+	if err != nil {
+		return call.Body
+	}
+	m, d := g.choosePrefill(q, decode)
+	if m == nil {
+		return call.Body
+	}
+	params, failure := g.prefill(ctx, q, m, d, call, body)
+	if failure != "" {
+		g.metrics.upstream.WithLabelValues("prefill_" + failure).Inc()
+	}
+	if absent(params) {
+		return call.Body
+	}
+	return body.Edit(nil, rawjson.Edit{Name: "kv_transfer_params", Value: params})
+}
+
+func (g *Gateway) choosePrefill(q *request, decode *member) (*member, route.Decision) {
+	list := g.pools.candidates.get()
+	defer g.pools.candidates.put(list)
+	for _, m := range g.view.Load().deployments[decode.deployment] {
+		if m.role == jobspecs.Prefill && m.target.Engine == decode.target.Engine && m.usable() && !slices.Contains(q.tried, m) {
+			list.add(m)
+		}
+	}
+	d, err := route.Pick(route.Request{ID: q.id, PromptTokens: q.estimate, Now: g.now()}, list.candidates)
+	if err != nil {
+		return nil, d
+	}
+	for _, m := range list.members {
+		if m.target.Launch == d.Launch {
+			return m, d
+		}
+	}
+	return nil, d
+}
+
+// prefill has m read the prompt and returns its kv_transfer_params, nil when it gives none.
+func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.Decision, call upstream.Call, body rawjson.Object) (params []byte, failure string) {
+	a := &attempt{m: m, waiting: q.estimate, rec: attemptRecord(m, d)}
+	q.attempts = append(q.attempts, a.rec)
+	m.inflight.Add(1)
+	m.waiting.Add(int64(a.waiting))
+	defer func() { a.close(failure) }()
+
+	edits := []rawjson.Edit{
+		{Name: "stream", Value: []byte("false")}, {Name: "max_tokens", Value: []byte("1")},
+		{Name: "stream_options"}, {Name: "min_tokens"}, {Name: "return_token_ids"},
+		{Name: "kv_transfer_params", Value: []byte(`{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,` +
+			`"remote_block_ids":null,"remote_host":null,"remote_port":null}`)},
+	}
+	if !absent(body.Get("max_completion_tokens")) {
+		edits = append(edits, rawjson.Edit{Name: "max_completion_tokens", Value: []byte("1")})
+	}
+	call.Body, call.Stream = body.Edit(nil, edits...), false
+	resp, err := g.opts.Upstream.Do(ctx, m.target, call)
+	if err != nil {
+		if !gone(ctx) {
+			g.suspect(m)
+		}
+		return nil, failureOf(err)
+	}
+	a.resp = resp
+	if failure := refusal(resp); failure != "" {
+		if resp.Status != http.StatusInternalServerError {
+			g.suspect(m)
+		}
+		return nil, failure
+	}
+	if resp.Status != http.StatusOK {
+		return nil, "" // the decode replica refuses the request as well, and says why
+	}
+	answer, err := io.ReadAll(io.LimitReader(resp, maxPrefillAnswer))
+	if err != nil {
+		return nil, failureOf(err)
+	}
+	a.rec.Tokens = 1
+	return inside(answer, "kv_transfer_params"), ""
+}
