@@ -235,7 +235,7 @@ func (c *controller) wire(o serveOptions) (err error) {
 		return err
 	}
 	c.gateway, err = newGateway(c.inv, gatewayParts{
-		name: "controller", upstream: c.upstream, record: c.server.Record, registry: c.registry, log: c.log, state: c.state,
+		name: "controller", upstream: c.upstream, record: c.record, registry: c.registry, log: c.log, state: c.state,
 	})
 	return err
 }
@@ -293,14 +293,16 @@ func (c *controller) parts() []func(context.Context) error {
 
 // feedGateway gives the gateway of this process what others get over the wire.
 func (c *controller) feedGateway(ctx context.Context) error {
-	err := c.publisher.Watch(ctx, func(m *apiv1.WatchResponse) error {
-		c.gateway.Apply(m)
-		return nil
-	})
+	err := c.publisher.Watch(ctx, c.gateway.Apply)
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// record takes finished requests of the gateway of this process.
+func (c *controller) record(_ context.Context, records []*apiv1.RequestRecord) error {
+	return c.server.Record(records)
 }
 
 // watchKeys tells gateways of new and revoked keys, and puts down when keys were used.

@@ -31,8 +31,7 @@ func (g gatewayAPI) Watch(ctx context.Context, req *apiv1.WatchRequest, stream *
 
 // Record takes finished requests.
 func (g gatewayAPI) Record(_ context.Context, req *apiv1.RecordRequest) (*apiv1.RecordResponse, error) {
-	g.s.Record(req.Records)
-	return &apiv1.RecordResponse{}, nil
+	return &apiv1.RecordResponse{}, answer(g.s.Record(req.Records))
 }
 
 // Renew replaces a gateway's certificate.

@@ -122,9 +122,5 @@ func (r *records) find(id string) (*apiv1.RequestRecord, error) {
 	return found, nil
 }
 
-// Record takes finished requests of a gateway in this process.
-func (s *Server) Record(recs []*apiv1.RequestRecord) {
-	if err := s.records.add(recs); err != nil {
-		s.log.Error().Err(err).Msg("usage not written")
-	}
-}
+// Record takes finished requests of a gateway. Records that came before are dropped.
+func (s *Server) Record(recs []*apiv1.RequestRecord) error { return s.records.add(recs) }

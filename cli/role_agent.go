@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+
+	"github.com/penstock/penstock/agent"
+	"github.com/penstock/penstock/agent/gpu"
+	"github.com/penstock/penstock/agent/process"
+	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/local"
+)
+
+func agentCommand(std IO) *cli.Command {
+	return &cli.Command{
+		Name: "agent", Usage: "start and watch the engine on one node of a job (jobs call this)", Hidden: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "join", Usage: "the join file, 0600"},
+			&cli.StringFlag{Name: "node", Usage: "the cluster's name of this node"},
+			&cli.IntFlag{Name: "rank", Usage: "of this node in the job, from 0"},
+			&cli.IntFlag{Name: "nodes", Value: 1, Usage: "of the job"},
+			&cli.StringFlag{Name: "job", Usage: "the cluster's own ID of the job"},
+			&cli.StringFlag{Name: "listen-host", Usage: "where the data port listens; default: all interfaces"},
+		},
+		Action: action(std, parseAgent, runAgent),
+	}
+}
+
+type agentOptions struct {
+	join, node, job, listenHost string
+	rank, nodes                 int
+}
+
+func parseAgent(c *cli.Context) (agentOptions, error) {
+	_, err := nothing(c)
+	o := agentOptions{
+		join: c.String("join"), node: c.String("node"), job: c.String("job"), listenHost: c.String("listen-host"),
+		rank: c.Int("rank"), nodes: c.Int("nodes"),
+	}
+	if err == nil && o.join == "" {
+		err = usageError("penstock agent needs --join FILE")
+	}
+	return o, err
+}
+
+// agentArgv is the command line of one rank of a local job. It holds the path of the join file and no secret.
+func agentArgv(self string, s cluster.Submission, rank int) []string {
+	return []string{
+		self, "agent", "--join", s.JoinFile, "--node", s.Launch.Placement[rank].Node, "--rank", strconv.Itoa(rank),
+		"--nodes", strconv.Itoa(s.Launch.Nodes), "--listen-host", "127.0.0.1",
+	}
+}
+
+// runAgent runs until the launch is over. The first SIGTERM (or ctrl-c) drains, the second ends at once.
+func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
+	lock, err := local.HoldLock(inv.Getenv(local.EnvLock))
+	if inv.Getenv(local.EnvLock) != "" && err != nil {
+		return err
+	} else if err == nil {
+		defer lock.Close()
+	}
+	options, done, err := newAgentOptions(inv, o)
+	if err != nil {
+		return err
+	}
+	defer done()
+	a, err := agent.New(options)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer onSignals(func(name string) { a.Drain("signal "+name, 0) }, cancel)()
+	err = a.Run(ctx)
+	if errors.Is(err, agent.ErrRefused) {
+		return fail(ExitNotFound, "", "%v", err)
+	}
+	return err
+}
+
+func newAgentOptions(inv *invocation, o agentOptions) (agent.Options, func(), error) {
+	log, err := inv.logger()
+	if err != nil {
+		return agent.Options{}, nil, err
+	}
+	join, err := identity.ReadJoinFile(o.join)
+	if err != nil {
+		return agent.Options{}, nil, err
+	}
+	run := inv.Getenv(process.EnvRun)
+	if run == "" {
+		var nonce [8]byte
+		_, _ = rand.Read(nonce[:])
+		run = hex.EncodeToString(nonce[:])
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return agent.Options{}, nil, fmt.Errorf("find this host's name: %w", err)
+	}
+	sampler, closeSampler, samplerErr := gpu.Open(context.Background(), gpu.Options{})
+	done := func() {
+		if closeSampler == nil {
+			return
+		}
+		if err := closeSampler(); err != nil {
+			log.Warn().Err(err).Msg("GPUs not closed")
+		}
+	}
+	return agent.Options{
+		Join: join, Run: run, Rank: o.rank, Nodes: o.nodes, Node: orDefault(o.node, host), Hostname: host, Job: o.job,
+		Version: Version(), Self: inv.Self, RuntimeDir: filepath.Join(inv.set.get("runtimeDir"), "agent"), ListenHost: o.listenHost,
+		Environ: inv.Environ, Sampler: sampler, SamplerErr: samplerErr, Log: log, Registry: prometheus.NewRegistry(),
+		Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}, done, nil
+}
+
+// localGPUs lists this machine's cards for placement. Where none can be asked, there are none; that there seem to be some
+// that do not answer is said once.
+func localGPUs(log zerolog.Logger) func(context.Context) ([]cluster.GPU, error) {
+	warned := false
+	return func(ctx context.Context) ([]cluster.GPU, error) {
+		sampler, done, err := gpu.Open(ctx, gpu.Options{})
+		if err != nil {
+			if !errors.Is(err, gpu.ErrNoGPU) && !warned {
+				warned = true
+				log.Warn().Err(err).Msg("GPUs of this machine do not answer")
+			}
+			return nil, nil
+		}
+		defer func() { _ = done() }()
+		sample, err := sampler.Sample(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var out []cluster.GPU
+		for _, g := range sample.GPUs {
+			c := cluster.GPU{ID: g.UUID, Type: g.Name}
+			if g.MemoryTotal != nil {
+				c.Memory = *g.MemoryTotal
+			}
+			out = append(out, c)
+		}
+		return out, nil
+	}
+}

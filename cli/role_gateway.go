@@ -1,0 +1,307 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/oklog/run"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/jobspecs/engine"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/gateway"
+	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/reconcile"
+	"github.com/penstock/penstock/scheduler/statefile"
+	"github.com/penstock/penstock/scheduler/upstream"
+)
+
+func gatewayCommand(std IO) *cli.Command {
+	return &cli.Command{
+		Name: "gateway", Usage: "run one more gateway",
+		Description: "It finds the controller through the state folder, and serves on from what it last knew while the controller is away.",
+		Flags: append(roleFlags("gateway.listen", "gateway.advertise"),
+			&cli.StringFlag{Name: "name", Usage: "of this gateway; default: HOST-PID"}),
+		Action: action(std, func(c *cli.Context) (string, error) {
+			_, err := nothing(c)
+			return c.String("name"), err
+		}, runGateway),
+	}
+}
+
+// newUpstream makes the client for agents' ports: the peer must be the very run that is meant.
+func newUpstream(own func() *tls.Certificate, pool *x509.CertPool) *upstream.Client {
+	return upstream.New(upstream.Options{TLS: func(launch, run string) *tls.Config {
+		return identity.ClientConfig(own, pool, identity.WantRun(launch, run))
+	}})
+}
+
+// prober is the reconcile loop's probe over the gateway's way to agents.
+type prober struct{ client *upstream.Client }
+
+// Probe asks for one real token.
+func (p prober) Probe(ctx context.Context, t reconcile.Target) error {
+	return p.client.Probe(ctx, upstream.Target{
+		Launch: string(t.Launch), Run: t.Run, Epoch: t.Epoch, Address: t.Address, Engine: t.Engine,
+	}, t.Model, false)
+}
+
+type gatewayParts struct {
+	name     string
+	upstream *upstream.Client
+	record   func(context.Context, []*apiv1.RequestRecord) error
+	registry *prometheus.Registry
+	log      zerolog.Logger
+	state    string
+}
+
+func newGateway(inv *invocation, p gatewayParts) (*gateway.Gateway, error) {
+	salt, err := saltKey(filepath.Join(p.state, "cache-salt.key"))
+	if err != nil {
+		return nil, err
+	}
+	return gateway.New(gateway.Options{
+		Name: p.name, Upstream: p.upstream, Traits: traits, Record: p.record, CacheSaltKey: salt, RequireKey: true,
+		Gatherer: p.registry, Registerer: p.registry, Log: p.log.With().Str("component", "gateway").Logger(),
+	})
+}
+
+func traits(kind jobspecs.EngineKind) (engine.Traits, bool) {
+	e := engine.For(kind)
+	if e == nil {
+		return engine.Traits{}, false
+	}
+	return e.Traits(), true
+}
+
+// saltKey is the key that makes tenants into salts of engines' caches, the same for all gateways of an installation.
+func saltKey(path string) ([]byte, error) {
+	key, err := statefile.ReadPrivate(path, 64)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	key = make([]byte, 32)
+	_, _ = rand.Read(key)
+	if err := statefile.WriteNew(statefile.OS{}, path, key); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("write the key of cache salts: %w", err)
+	}
+	return statefile.ReadPrivate(path, 64)
+}
+
+// serveGateway serves clients until its context ends.
+func serveGateway(l net.Listener, g *gateway.Gateway) func(context.Context) error {
+	return func(ctx context.Context) error { return untilDone(ctx, g.HTTPServer(), l, func() {}) }
+}
+
+// remoteGateway is a gateway that talks to its controller over the wire.
+type remoteGateway struct {
+	inv     *invocation
+	log     zerolog.Logger
+	state   string
+	name    string
+	url     string
+	holder  *identity.Holder
+	pool    *x509.CertPool
+	gateway *gateway.Gateway
+}
+
+func runGateway(ctx context.Context, inv *invocation, name string) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find this host's name: %w", err)
+	}
+	g := &remoteGateway{inv: inv, state: inv.set.get("stateDir"), name: orDefault(name, fmt.Sprintf("%s-%d", host, os.Getpid()))}
+	if g.log, err = inv.logger(); err != nil {
+		return err
+	}
+	if err := g.enroll(ctx); err != nil {
+		return err
+	}
+	ca, err := identity.OpenCA(filepath.Join(g.state, caFolder))
+	if err != nil {
+		return err
+	}
+	listener, url, err := inv.listenForClients(g.state, ca, host)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	g.url = url
+	registry := prometheus.NewRegistry()
+	up := newUpstream(g.holder.Certificate, g.pool)
+	defer up.Close()
+	g.gateway, err = newGateway(inv, gatewayParts{name: g.name, upstream: up, record: g.record, registry: registry, log: g.log, state: g.state})
+	if err != nil {
+		return err
+	}
+	g.log.Info().Str("gateway", g.name).Str("url", url).Msg("gateway serves")
+	var group run.Group
+	for _, part := range []func(context.Context) error{g.gateway.Run, g.watch, g.renew, serveGateway(listener, g.gateway)} {
+		ctx, cancel := context.WithCancel(ctx)
+		group.Add(func() error { return part(ctx) }, func(error) { cancel() })
+	}
+	return group.Run()
+}
+
+// enroll gets this gateway's certificate: a token over the control API, then a certificate for it.
+func (g *remoteGateway) enroll(ctx context.Context) error {
+	control, done, err := g.inv.control()
+	if err != nil {
+		return err
+	}
+	defer done()
+	token, err := control.GatewayToken(ctx, &apiv1.GatewayTokenRequest{Name: g.name})
+	if err != nil {
+		return err
+	}
+	if g.pool, err = identity.PoolFromPEM(token.CaPem); err != nil {
+		return fmt.Errorf("read the controller's CA: %w", err)
+	}
+	csr, key, err := identity.NewCSR()
+	if err != nil {
+		return err
+	}
+	client, done, err := g.dial(nil)
+	if err != nil {
+		return err
+	}
+	defer done()
+	resp, err := apiv1.NewEnrollServiceClient(client.http, client.url).Enroll(ctx, &apiv1.EnrollRequest{Token: token.Token, CsrDer: csr, Name: g.name})
+	if err != nil {
+		return fmt.Errorf("enroll gateway %s: %w", g.name, err)
+	}
+	cert, err := identity.KeyPair(resp.CertificatePem, key)
+	if err != nil {
+		return err
+	}
+	g.holder = identity.NewHolder(cert)
+	return nil
+}
+
+// controllerClient reaches the controller that the endpoint file names now.
+type controllerClient struct {
+	http *http.Client
+	url  string
+}
+
+func (g *remoteGateway) dial(own func() *tls.Certificate) (controllerClient, func(), error) {
+	e, err := identity.ReadEndpoint(filepath.Join(g.state, endpointFile))
+	if err != nil {
+		return controllerClient{}, nil, err
+	}
+	tr := &http.Transport{
+		TLSClientConfig:   identity.ClientConfig(own, g.pool, identity.WantRole(identity.Controller)),
+		ForceAttemptHTTP2: true, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}
+	return controllerClient{&http.Client{Transport: tr}, e.URL}, tr.CloseIdleConnections, nil
+}
+
+// watch keeps the view up to date. While the controller is away the gateway serves on from what it has.
+func (g *remoteGateway) watch(ctx context.Context) error {
+	for wait := firstWait; ; wait = min(2*wait, longestWait) {
+		begin := time.Now()
+		err := g.watchOnce(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(begin) > longestWait {
+			wait = firstWait
+		}
+		g.log.Warn().Err(err).Dur("again_in", wait).Msg("no view from the controller; serving on from the last one")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(jitter(wait)):
+		}
+	}
+}
+
+const (
+	firstWait   = 200 * time.Millisecond
+	longestWait = 10 * time.Second
+)
+
+// jitter spreads waits over half to one and a half of d.
+func jitter(d time.Duration) time.Duration {
+	n, err := rand.Int(rand.Reader, big.NewInt(int64(d)))
+	if err != nil {
+		return d
+	}
+	return d/2 + time.Duration(n.Int64())
+}
+
+func (g *remoteGateway) watchOnce(ctx context.Context) error {
+	client, done, err := g.dial(g.holder.Certificate)
+	if err != nil {
+		return err
+	}
+	defer done()
+	stream, err := apiv1.NewGatewayServiceClient(client.http, client.url).Watch(ctx, &apiv1.WatchRequest{Gateway: g.name, Version: Version(), Url: g.url})
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		if err := g.gateway.Apply(stream.Msg()); err != nil {
+			return err
+		}
+	}
+	return stream.Err()
+}
+
+// record hands finished requests to the controller.
+func (g *remoteGateway) record(ctx context.Context, records []*apiv1.RequestRecord) error {
+	client, done, err := g.dial(g.holder.Certificate)
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, err = apiv1.NewGatewayServiceClient(client.http, client.url).Record(ctx, &apiv1.RecordRequest{Gateway: g.name, Records: records})
+	return err
+}
+
+// renew replaces the certificate when a third of its life has passed, and tries until it works.
+func (g *remoteGateway) renew(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(jitter(time.Minute)):
+		}
+		if !g.holder.Due(time.Now()) {
+			continue
+		}
+		if err := g.renewOnce(ctx); err != nil && ctx.Err() == nil {
+			g.log.Warn().Err(err).Msg("certificate not renewed yet")
+		}
+	}
+}
+
+func (g *remoteGateway) renewOnce(ctx context.Context) error {
+	client, done, err := g.dial(g.holder.Certificate)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return g.holder.Renew(ctx, g.pool, func(ctx context.Context, csr []byte) ([]byte, error) {
+		resp, err := apiv1.NewGatewayServiceClient(client.http, client.url).Renew(ctx, &apiv1.RenewRequest{CsrDer: csr})
+		if err != nil {
+			return nil, err
+		}
+		return resp.CertificatePem, nil
+	})
+}
