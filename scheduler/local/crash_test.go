@@ -161,7 +161,7 @@ func TestDiskFull(t *testing.T) {
 	for room := 0; ; room++ {
 		left := room
 		m.fs = fullFS{left: &left}
-		sub := m.submission(script{}, script{})
+		sub := m.submission(script{Stubborn: true}, script{Stubborn: true})
 		id, err := m.Submit(t.Context(), sub)
 		if err == nil {
 			m.subs.Store(jobID(id), sub)

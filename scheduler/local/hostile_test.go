@@ -107,7 +107,7 @@ func TestStrangersProcess(t *testing.T) {
 		t.Skip("needs root")
 	}
 	m := newMachine(t)
-	id := m.mustSubmit(m.submission(script{}))
+	id := m.mustSubmit(m.submission(script{Stubborn: true}))
 	m.serving(id)
 	stranger := exec.CommandContext(t.Context(), "/bin/sleep", "3600")
 	sm := id.mark()

@@ -59,7 +59,9 @@ func TestSimHistories(t *testing.T) {
 		play func(*testing.T, *Sim)
 		want []string
 	}{
-		{"queue delay, then first fit; the third waits for a GPU", SimOptions{Nodes: Nodes(2, 1), QueueDelay: 5 * time.Second},
+		{
+			"queue delay, then first fit; the third waits for a GPU",
+			SimOptions{Nodes: Nodes(2, 1), QueueDelay: 5 * time.Second},
 			func(t *testing.T, s *Sim) {
 				a := mustSubmit(t, s, submission("a", 1))
 				mustSubmit(t, s, submission("b", 1))
@@ -67,38 +69,58 @@ func TestSimHistories(t *testing.T) {
 				s.Advance(10 * time.Second)
 				s.Exit(a, cluster.Exit{Code: 3})
 				s.Advance(0)
-			}, []string{
+			},
+			[]string{
 				"   5s start a job 1001 on [node0]", "   5s start b job 1002 on [node1]",
 				"  10s end a job 1001 3/0", "  10s start c job 1003 on [node0]",
-			}},
-		{"walltime", SimOptions{Nodes: Nodes(1, 1), Walltime: time.Minute},
+			},
+		},
+		{
+			"walltime",
+			SimOptions{Nodes: Nodes(1, 1), Walltime: time.Minute},
 			func(t *testing.T, s *Sim) {
 				mustSubmit(t, s, submission("a", 1))
 				s.Advance(2 * time.Minute)
-			}, []string{"   0s start a job 1001 on [node0]", " 1m0s end a job 1001 0/15"}},
-		{"killed after the grace", SimOptions{Nodes: Nodes(1, 1), StopTakes: time.Hour},
+			},
+			[]string{"   0s start a job 1001 on [node0]", " 1m0s end a job 1001 0/15"},
+		},
+		{
+			"killed after the grace",
+			SimOptions{Nodes: Nodes(1, 1), StopTakes: time.Hour},
 			func(t *testing.T, s *Sim) {
 				a := mustSubmit(t, s, submission("a", 1))
 				s.Advance(0)
 				_ = s.Stop(t.Context(), a, 7*time.Second)
 				_ = s.Stop(t.Context(), a, 70*time.Second)
 				s.Advance(time.Minute)
-			}, []string{"   0s start a job 1001 on [node0]", "   7s end a job 1001 0/9"}},
-		{"preempted and requeued", SimOptions{Nodes: Nodes(1, 1), Requeue: true, QueueDelay: time.Second},
+			},
+			[]string{"   0s start a job 1001 on [node0]", "   7s end a job 1001 0/9"},
+		},
+		{
+			"preempted and requeued",
+			SimOptions{Nodes: Nodes(1, 1), Requeue: true, QueueDelay: time.Second},
 			func(t *testing.T, s *Sim) {
 				a := mustSubmit(t, s, submission("a", 1))
 				s.Advance(time.Second)
 				s.Preempt(a, 9*time.Second)
 				s.Advance(time.Minute)
-			}, []string{"   1s start a job 1001 on [node0]", "   1s end a job 1001 0/0", "   2s start a job 1001 on [node0]"}},
-		{"node killed: requeued on the other", SimOptions{Nodes: Nodes(2, 1), Requeue: true},
+			},
+			[]string{"   1s start a job 1001 on [node0]", "   1s end a job 1001 0/0", "   2s start a job 1001 on [node0]"},
+		},
+		{
+			"node killed: requeued on the other",
+			SimOptions{Nodes: Nodes(2, 1), Requeue: true},
 			func(t *testing.T, s *Sim) {
 				mustSubmit(t, s, submission("a", 1))
 				s.Advance(0)
 				s.KillNode("node0")
 				s.Advance(0)
-			}, []string{"   0s start a job 1001 on [node0]", "   0s end a job 1001 unknown", "   0s start a job 1001 on [node1]"}},
-		{"node cut off: the old run lives until it returns", SimOptions{Nodes: Nodes(2, 1), Requeue: true},
+			},
+			[]string{"   0s start a job 1001 on [node0]", "   0s end a job 1001 unknown", "   0s start a job 1001 on [node1]"},
+		},
+		{
+			"node cut off: the old run lives until it returns",
+			SimOptions{Nodes: Nodes(2, 1), Requeue: true},
 			func(t *testing.T, s *Sim) {
 				mustSubmit(t, s, submission("a", 1))
 				s.Advance(0)
@@ -109,7 +131,9 @@ func TestSimHistories(t *testing.T) {
 				}
 				s.ReturnNode("node0")
 				s.Advance(0)
-			}, []string{"   0s start a job 1001 on [node0]", "   0s start a job 1001 on [node1]", "   5s end a job 1001 unknown"}},
+			},
+			[]string{"   0s start a job 1001 on [node0]", "   0s start a job 1001 on [node1]", "   5s end a job 1001 unknown"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -44,8 +44,10 @@ func TestSimCounter(t *testing.T) {
 	}{
 		{"up", func() { set(1, 3); sim.Advance(0) }, []string{"0:r1:running", "1:r1:running", "2:r1:running"}},
 		{"again changes nothing", func() { set(1, 3); sim.Advance(time.Minute) }, []string{"0:r1:running", "1:r1:running", "2:r1:running"}},
-		{"a lost one is replaced", func() { sim.Exit("1002", cluster.Exit{Code: 1}); sim.Advance(5 * time.Second) },
-			[]string{"0:r1:running", "2:r1:running", "1:r1:running"}},
+		{
+			"a lost one is replaced", func() { sim.Exit("1002", cluster.Exit{Code: 1}); sim.Advance(5 * time.Second) },
+			[]string{"0:r1:running", "2:r1:running", "1:r1:running"},
+		},
 		{"down: the highest index goes first", func() { set(1, 2) }, []string{"0:r1:running", "2:r1:ending", "1:r1:running"}},
 		{"new revision: one at a time", func() { set(2, 2); sim.Advance(2 * time.Second) }, []string{"1:r1:running"}},
 		{"then the next", func() { sim.Advance(5 * time.Second) }, []string{"1:r1:ending", "0:r2:running"}},
