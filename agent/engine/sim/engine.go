@@ -189,6 +189,7 @@ func (e *engine) drain() {
 // idle waits for something to do.
 func (e *engine) idle(ctx context.Context) {
 	e.observe()
+	e.busy = time.Time{}
 	wait := time.Hour
 	if len(e.leases) > 0 {
 		wait = time.Until(e.leaseCheck)
@@ -204,9 +205,10 @@ func (e *engine) idle(ctx context.Context) {
 // shortestSleep is what the scheduler does not sleep for: it runs ahead of the simulated hardware by at most this.
 const shortestSleep = 50 * time.Microsecond
 
-// letPass lets the time of a step pass, and does meanwhile what is posted.
+// letPass lets the time of a step pass, and does meanwhile what is posted. What the scheduler itself takes between steps
+// counts as part of the next one, unless it is longer than that.
 func (e *engine) letPass(ctx context.Context, d time.Duration) {
-	if now := time.Now(); e.busy.Before(now) {
+	if now := time.Now(); now.Sub(e.busy) > d {
 		e.busy = now
 	}
 	e.busy = e.busy.Add(d)

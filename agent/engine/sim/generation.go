@@ -111,7 +111,7 @@ const maxWaitingTokens = 8192
 // room is how many tokens an answer may have.
 func (s *Server) room(f *generateFields, prompt int) (int, *apiError) {
 	asked := orElse(f.MaxTokens, 0)
-	if prompt+max(asked, 1) > s.opts.MaxModelLen {
+	if max(asked, 1) > s.opts.MaxModelLen-prompt {
 		return 0, badRequest("input_tokens", "This model's maximum context length is %d tokens. However, you requested %d output tokens and your prompt contains at least %d input tokens, for a total of at least %d tokens. Please reduce the length of the input prompt or the number of requested output tokens.",
 			s.opts.MaxModelLen, asked, prompt, prompt+asked)
 	}
