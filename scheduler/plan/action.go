@@ -42,7 +42,7 @@ type Action struct {
 	Failed    bool            // End: it was not asked to end
 	LastLines []string        // End: of the engine, if known
 	From      int             // Rollback
-	Count     int             // SetCount: wanted; Wait: how many replicas wait
+	Count     int             // SetCount: wanted; Wait: how many replicas wait; LookUp: answers without it
 	Until     time.Time       // Wait
 	Cause     Cause           // Wait
 }

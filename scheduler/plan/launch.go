@@ -220,12 +220,7 @@ func (p *planner) missing(s *sight) {
 		p.do(waitFor(LookUp, s.Launch, "cluster %s does not list a job of it, but its agent was heard of %s ago",
 			s.Cluster, rounded(p.silence(s))))
 	case alive || !enough:
-		a := waitFor(LookUp, s.Launch, "cluster %s does not list a job of it (%d answers); it is given up after %d answers over %s",
-			s.Cluster, m.Answers, p.timing.LookupAnswers, rounded(p.timing.LookupFor))
-		if !m.Since.IsZero() {
-			a.Until = m.Since.Add(p.timing.LookupFor)
-		}
-		p.do(a)
+		p.do(p.lookUp(s, m))
 	case s.Job == "" && !admitted:
 		s.over = true
 		p.do(s.end(false, "its submit was lost: cluster %s has answered %d times over %s without a job of it",
@@ -235,6 +230,17 @@ func (p *planner) missing(s *sight) {
 		p.do(s.end(!s.draining(), "cluster %s has forgotten job %s: %d answers over %s without it, and nothing is heard of an agent",
 			s.Cluster, s.Job, m.Answers, rounded(p.now.Sub(m.Since))))
 	}
+}
+
+// lookUp waits for a job that may come to light.
+func (p *planner) lookUp(s *sight, m Missing) Action {
+	if m.Answers == 0 {
+		return waitFor(LookUp, s.Launch, "cluster %s has not listed its jobs since this one was submitted", s.Cluster)
+	}
+	a := waitFor(LookUp, s.Launch, "cluster %s does not list a job of it (%d answers); it is given up after %d answers over %s",
+		s.Cluster, m.Answers, p.timing.LookupAnswers, rounded(p.timing.LookupFor))
+	a.Count, a.Until = m.Answers, m.Since.Add(p.timing.LookupFor)
+	return a
 }
 
 // lastWords is what an agent said of its engine's end.

@@ -1,0 +1,175 @@
+package reconcile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/penstock/penstock/jobspecs"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/fleet"
+	"github.com/penstock/penstock/scheduler/ledger"
+	"github.com/penstock/penstock/scheduler/plan"
+)
+
+// watch remembers what was told as events, so that each change is told once. It belongs to the deciding goroutine.
+type watch struct {
+	first    bool // nothing has been seen yet: what is there now is no news
+	launches map[cluster.LaunchID]told
+	waits    map[waitOf]bool
+	ordered  map[cluster.LaunchID]time.Time // when agents were last told to drain
+}
+
+// told is what was last told of a launch.
+type told struct {
+	starts   uint32 // engine starts that led to a real token
+	failures uint32 // engine ends
+	ready    bool
+	// inherited: it was ready before this controller began, which has told its earlier starts and failures.
+	inherited bool
+}
+
+// waitOf is one wait, however its reason is worded now.
+type waitOf struct {
+	cluster    jobspecs.ClusterKind
+	deployment string
+	role       jobspecs.RoleKind
+	launch     cluster.LaunchID
+	cause      plan.Cause
+}
+
+func newWatch() watch {
+	return watch{first: true, launches: map[cluster.LaunchID]told{}, waits: map[waitOf]bool{}, ordered: map[cluster.LaunchID]time.Time{}}
+}
+
+// event writes down something about an action or its replica.
+func (l *Loop) event(kind string, a plan.Action, message string) {
+	l.o.Ledger.AppendEvent(&apiv1.Event{
+		At: timestamppb.New(time.Now()), Kind: kind, Deployment: a.Deployment, Replica: a.Replica(), Launch: string(a.Launch), Message: message,
+	})
+	l.log.Info().Str("deployment", a.Deployment).Str("replica", a.Replica()).Str("launch", string(a.Launch)).
+		Str("kind", kind).Str("why", message).Msg("replica event")
+}
+
+// observe tells what has changed in the fleet since the last time, and notes in the ledger which launches became ready.
+func (l *Loop) observe(launches []cluster.Launch, s fleet.Snapshot, now time.Time) error {
+	seen := make(map[cluster.LaunchID]told, len(l.watch.launches))
+	var errs []error
+	for i := range launches {
+		x := &launches[i]
+		if x.Phase == cluster.Ended {
+			continue
+		}
+		r, known := s.Replicas[x.ID]
+		was, before := l.watch.launches[x.ID]
+		if !before && l.watch.first && !x.ReadyAt.IsZero() {
+			was.ready, was.inherited = true, true
+		}
+		if !known || len(r.Ranks) == 0 {
+			seen[x.ID] = was
+			continue
+		}
+		if was.inherited {
+			was.starts, was.failures, was.inherited = r.EngineStarts, r.Health().GetFailures(), false
+		}
+		seen[x.ID] = l.compare(x, r, was)
+		if r.Ready && x.ReadyAt.IsZero() {
+			errs = append(errs, l.o.Ledger.UpdateLaunch(x.ID, func(x *cluster.Launch) error {
+				if x.ReadyAt.IsZero() {
+					x.ReadyAt = now
+				}
+				return nil
+			}))
+		}
+	}
+	l.watch.launches, l.watch.first = seen, false
+	maps.DeleteFunc(l.watch.ordered, func(id cluster.LaunchID, _ time.Time) bool { _, live := seen[id]; return !live })
+	return errors.Join(errs...)
+}
+
+// compare tells what is new about one replica.
+func (l *Loop) compare(x *cluster.Launch, r fleet.Replica, was told) told {
+	about := plan.Action{Deployment: x.Deployment, Role: x.Role, Index: x.Index, Launch: x.ID}
+	is, h := was, r.Health()
+	if h.GetFailures() > was.failures {
+		is.failures = h.GetFailures()
+		l.event("engine-ended", about, fmt.Sprintf("the engine ended without being asked to, %d times in this run: %s%s",
+			is.failures, orUnknown(h.GetExit()), lastLine(h.GetLastLines())))
+	}
+	if r.Phase == apiv1.Phase_PHASE_STARTED && r.EngineStarts != was.starts {
+		is.starts = r.EngineStarts
+		l.event("started", about, "its agent got a real answer from the engine")
+	}
+	switch serving := r.Serving(); {
+	case serving && !was.ready:
+		is.ready = true
+		l.event("ready", about, "the controller got a real answer through its agent's port")
+	case !serving && was.ready && (r.NotReady != "" || r.Phase != apiv1.Phase_PHASE_DRAINING && r.Phase != apiv1.Phase_PHASE_STARTED):
+		is.ready = false
+		l.event("not-ready", about, orUnknown(cmp.Or(r.NotReady, h.GetMessage())))
+	}
+	return is
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "nobody knows how or why"
+	}
+	return s
+}
+
+// silentCauses are waits that come and go all the time, or that an event of its own has told already.
+var silentCauses = map[plan.Cause]bool{plan.Busy: true, plan.Draining: true, plan.Ending: true, plan.Joining: true, plan.Rollout: true}
+
+// tellWaits tells of waits that are new.
+func (l *Loop) tellWaits(actions []plan.Action) {
+	waits := map[waitOf]bool{}
+	for _, a := range actions {
+		if a.Verb != plan.Wait || silentCauses[a.Cause] || a.Cause == plan.LookUp && a.Count == 0 {
+			continue
+		}
+		key := waitOf{a.Cluster, a.Deployment, a.Role, a.Launch, a.Cause}
+		if waits[key] = true; !l.watch.waits[key] {
+			l.event("wait", a, a.Reason)
+		}
+	}
+	for key := range l.watch.waits {
+		if key.cause == plan.NoAnswer && key.deployment == "" && !waits[key] {
+			l.event("cluster", plan.Action{Index: -1}, fmt.Sprintf("cluster %s answers again", key.cluster))
+		}
+	}
+	l.watch.waits = waits
+}
+
+// settle works out whether the fleet is complete again after a start of the controller.
+func (l *Loop) settle(launches []cluster.Launch, s fleet.Snapshot, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.settled {
+		return
+	}
+	l.settled = now.Sub(l.since) >= l.o.SettleFor || !missesAny(launches, s)
+}
+
+// missesAny reports whether a replica that served before is not known to serve or not to.
+func missesAny(launches []cluster.Launch, s fleet.Snapshot) bool {
+	for i := range launches {
+		x := &launches[i]
+		if x.Phase == cluster.Ended || x.ReadyAt.IsZero() {
+			continue
+		}
+		r := s.Replicas[x.ID]
+		probed := r.Ready || r.NotReady != "" || r.Phase != apiv1.Phase_PHASE_STARTED
+		if len(r.Ranks) < max(1, x.Nodes) || !probed {
+			return true
+		}
+	}
+	return false
+}
+
+var _ store = (*ledger.Ledger)(nil)
