@@ -2,6 +2,10 @@
 //
 // It knows nothing of clusters, engines' command lines or running things. Everything else in Penstock takes its values
 // from here, so a Deployment is complete (defaults filled in) and valid once Parse has returned it.
+//
+// To add a key: a field with a yaml tag here, a line in rules, where it has one a default in blank, and checks against
+// other keys in validate.go. Parser, canonical form and schema follow from those. A new key that is left out when it has
+// its zero value changes no deployment's hash.
 package jobspecs
 
 // APIVersion is the one version of the deployment file that this release reads.
@@ -14,7 +18,7 @@ type Deployment struct {
 	Model      Model             `yaml:"model"`
 	Engine     Engine            `yaml:"engine"`
 	Cluster    ClusterKind       `yaml:"cluster"` // default local
-	Roles      map[RoleKind]Role `yaml:"roles"`
+	Roles      map[RoleKind]Role `yaml:"roles"`   // mixed alone, or prefill and decode together
 	KV         KV                `yaml:"kv,omitempty"`
 	SLO        SLO               `yaml:"slo,omitempty"`
 	Serving    Serving           `yaml:"serving,omitempty"`
