@@ -130,7 +130,7 @@ var silentCauses = map[plan.Cause]bool{plan.Busy: true, plan.Draining: true, pla
 func (l *Loop) tellWaits(actions []plan.Action) {
 	waits := map[waitOf]bool{}
 	for _, a := range actions {
-		if a.Verb != plan.Wait || silentCauses[a.Cause] || a.Cause == plan.LookUp && a.Count == 0 {
+		if a.Verb != plan.Wait || silentCauses[a.Cause] || a.Cause == plan.LookUp && a.Count == 0 || a.Cause == plan.NoAnswer && l.unasked(a.Cluster) {
 			continue
 		}
 		key := waitOf{a.Cluster, a.Deployment, a.Role, a.Launch, a.Cause}
@@ -144,6 +144,20 @@ func (l *Loop) tellWaits(actions []plan.Action) {
 		}
 	}
 	l.watch.waits = waits
+}
+
+// unasked: a cluster has not had the time to answer yet.
+func (l *Loop) unasked(kind jobspecs.ClusterKind) bool {
+	p := l.polls[kind]
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.first:
+		return false
+	default:
+		return true
+	}
 }
 
 // settle works out whether the fleet is complete again after a start of the controller.
