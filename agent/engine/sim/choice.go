@@ -33,6 +33,7 @@ func newChoice(index int, seq *sequence, f *generateFields) *choice {
 		index: index, seq: seq, stops: f.Stop, includeStop: f.IncludeStop, minTokens: f.MinTokens,
 		detok: newDetokenizer(theVocabulary(), orElse(f.SkipSpecial, true)),
 	}
+	c.detok.prime(seq.tokens)
 	for _, s := range f.Stop {
 		c.longestStop = max(c.longestStop, len(s))
 	}
@@ -53,7 +54,6 @@ func (c *choice) advance() (d delta, ok bool) {
 	switch {
 	case c.finish != running: // a stop string
 	case end != nil:
-		c.text = c.detok.flush(c.text)
 		c.finish, c.outcome = end.reason, end
 		if end.stopToken >= 0 {
 			c.stopReason = end.stopToken

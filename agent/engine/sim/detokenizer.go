@@ -33,6 +33,16 @@ func (d *detokenizer) push(out []byte, token int32) []byte {
 	return out
 }
 
+// primeTokens is more than a character can have bytes.
+const primeTokens = 4
+
+// prime makes a character complete that began in the tokens before: its text belongs to the token that ends it.
+func (d *detokenizer) prime(before []int32) {
+	for _, t := range before[max(0, len(before)-primeTokens):] {
+		d.push(nil, t)
+	}
+}
+
 // flush appends what is held back: bytes that will never be a character become U+FFFD.
 func (d *detokenizer) flush(out []byte) []byte {
 	for len(d.held) > 0 {

@@ -20,12 +20,13 @@ func Generate(f Fingerprint, prompt []int, n int) []int {
 	return out
 }
 
-// Text is the text of tokens. Special tokens have none; bytes that are no UTF-8 become U+FFFD, as in a stream.
+// Text is the text of tokens as an answer shows it. Special tokens have none, bytes that cannot be UTF-8 become U+FFFD, and
+// the beginning of a character at the end is left out: it shows once the character is complete.
 func Text(ids []int) string {
 	d := newDetokenizer(theVocabulary(), true)
 	var out []byte
 	for _, t := range ids {
 		out = d.push(out, int32(t))
 	}
-	return string(d.flush(out))
+	return string(out)
 }

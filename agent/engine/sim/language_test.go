@@ -55,7 +55,7 @@ func TestFaultsShow(t *testing.T) {
 		f := FingerprintOf("m")
 		prompt := ChatPrompt(Message{"user", rapid.StringN(0, 40, 80).Draw(t, "question")})
 		want := Generate(f, prompt, 1000)
-		cut := rapid.IntRange(8, len(want)-1).Draw(t, "cut")
+		cut := rapid.IntRange(12, len(want)-1).Draw(t, "cut")
 		sofar := want[:cut]
 		text := Text(want)
 		retold := append(slices.Clone(prompt), Tokenizer{}.Encode(Text(sofar))...)

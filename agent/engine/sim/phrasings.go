@@ -1,6 +1,9 @@
 package sim
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // spelling is one way to write one phrase as tokens.
 type spelling struct {
@@ -8,7 +11,8 @@ type spelling struct {
 	next   phase // what follows it
 }
 
-// spellingsPerPhrase is how many ways there are to write a phrase. Few of them are how the tokenizer would write it.
+// spellingsPerPhrase is how many ways there are to write a phrase. Where it can be helped, none is how the tokenizer
+// would write it.
 const spellingsPerPhrase = 6
 
 // phrasings are all spellings, and which of them belong to each phase.
@@ -25,7 +29,7 @@ func newPhrasings(v *vocabulary) phrasings {
 			for n := range spellingsPerPhrase {
 				seed := mix(uint64(ph)<<32|uint64(i)<<8, uint64(n))
 				p.byPhase[ph] = append(p.byPhase[ph], uint16(len(p.spellings)))
-				p.spellings = append(p.spellings, spelling{v.spell(prefix+s, seed), following(ph, s)})
+				p.spellings = append(p.spellings, spelling{v.misspell(prefix+s, seed), following(ph, s)})
 			}
 		}
 	}
@@ -51,6 +55,16 @@ func following(ph phase, phrase string) phase {
 	default:
 		return sentence
 	}
+}
+
+// misspell writes text as tokens, but not as the tokenizer would, if there is another way.
+func (v *vocabulary) misspell(text string, seed uint64) []int32 {
+	for n := range uint64(10) {
+		if ids := v.spell(text, mix(seed, n)); !slices.Equal(ids, v.encode(nil, text)) {
+			return ids
+		}
+	}
+	return v.spell(text, seed)
 }
 
 // spell writes text as tokens drawn by seed: longer tokens are likelier, and no token holds a whole character outside

@@ -67,9 +67,7 @@ type eventSockets struct {
 
 // open binds the sockets, or begins to connect them. They close when ctx ends or by close.
 func (p *publisher) open(ctx context.Context) (*eventSockets, error) {
-	options := []zmq4.Option{
-		zmq4.WithLogger(log.New(io.Discard, "", 0)), zmq4.WithDialerMaxRetries(-1), zmq4.WithAutomaticReconnect(true),
-	}
+	options := []zmq4.Option{zmq4.WithLogger(log.New(io.Discard, "", 0)), zmq4.WithDialerMaxRetries(-1)}
 	s := &eventSockets{pub: zmq4.NewPub(ctx, options...)}
 	if err := s.pub.SetOption(zmq4.OptionHWM, p.cfg.HWM); err != nil {
 		return nil, fmt.Errorf("set high-water mark of KV events to %d: %w", p.cfg.HWM, err)
@@ -97,7 +95,7 @@ func (s *eventSockets) close() {
 }
 
 // attach binds or connects, by vLLM's rule: wildcards, ipc and inproc are bound, the rest is dialled until it answers,
-// without waiting for it.
+// without waiting for it. A connection that breaks is not dialled again, since the library then dials its own listeners.
 func (s *eventSockets) attach(socket zmq4.Socket, endpoint string) error {
 	path, ipc := strings.CutPrefix(endpoint, "ipc://")
 	if !ipc && !strings.Contains(endpoint, "*") && !strings.Contains(endpoint, "::") && !strings.HasPrefix(endpoint, "inproc://") {

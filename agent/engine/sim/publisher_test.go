@@ -177,6 +177,37 @@ func replayFrom(t *testing.T, endpoint string, from uint64) (all []received) {
 	}
 }
 
+// A subscriber may bind and let engines dial in, also when it starts later.
+func TestEventsDialOut(t *testing.T) {
+	t.Parallel()
+	endpoint := fmt.Sprintf("tcp://127.0.0.1:%d", freePort(t))
+	r := start(t, fast(eventsAt(endpoint, "", EventsAsMaps)))
+	sub := zmq4.NewSub(t.Context())
+	t.Cleanup(func() { _ = sub.Close() })
+	if err := sub.Listen(endpoint); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.SetOption(zmq4.OptionSubscribe, ""); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := sub.Recv()
+		got <- err
+	}()
+	for i := 0; ; i++ {
+		r.generate("/v1/completions", with(greedy, fields{"prompt": fmt.Sprint(i, strings.Repeat(" and so on", 20)), "max_tokens": 1}))
+		select {
+		case err := <-got:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // What the events say is in the cache has to be what the pool holds.
 func TestEventsMirrorThePool(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -95,8 +95,8 @@ type chunks interface {
 
 // stream answers with server-sent events.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, g *generation, out chunks) {
-	s.start(g)
 	sse := newSSE(w, s.opts.WriteTimeout)
+	s.start(g)
 	err := s.follow(r.Context(), g, func(c *choice, d delta) error {
 		sse.buf = out.delta(sse.buf, c, d)
 		return nil

@@ -158,8 +158,8 @@ func (o *response) at(more jsonMap) jsonMap {
 }
 
 func (s *Server) streamResponse(w http.ResponseWriter, r *http.Request, o *response) {
-	s.start(o.g)
 	sse := newSSE(w, s.opts.WriteTimeout)
+	s.start(o.g)
 	sse.buf = o.event(sse.buf, "response.created", jsonMap{"response": o.object("in_progress")})
 	sse.buf = o.event(sse.buf, "response.in_progress", jsonMap{"response": o.object("in_progress")})
 	sse.buf = o.event(sse.buf, "response.output_item.added", jsonMap{"output_index": 0, "item": o.item("in_progress")})

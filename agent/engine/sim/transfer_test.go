@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -143,10 +144,10 @@ func TestHeartbeatsWhileWaiting(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench(t, nixl, func(o *Options) { o.MaxSeqs, o.KVTransfer.Lease = 1, 30*time.Second })
 		defer b.stop()
-		var beats int
+		var beats atomic.Int64
 		b.puller.http = &http.Client{Transport: roundTrip(func(r *http.Request) (int, any) {
 			if strings.HasSuffix(r.URL.Path, "/heartbeat") {
-				beats++
+				beats.Add(1)
 				return http.StatusOK, nil
 			}
 			return manifestOf(b, "waits")(r)
@@ -157,8 +158,8 @@ func TestHeartbeatsWhileWaiting(t *testing.T) {
 			s.pull = newPull(remoteKV{engineID: "e", requestID: "r", host: "h", blockIDs: []int32{7}})
 		})
 		b.answer(busy)
-		if want := int(time.Since(start) / (10 * time.Second)); want < 5 || beats != want {
-			t.Errorf("%d beats in %s, want one every 10 s", beats, time.Since(start))
+		if want := int(time.Since(start) / (10 * time.Second)); want < 5 || beats.Load() != int64(want) {
+			t.Errorf("%d beats in %s, want one every 10 s", beats.Load(), time.Since(start))
 		}
 		if _, reason := b.answer(waits); reason != finishedLength {
 			t.Errorf("ended with %s", reason)
