@@ -46,50 +46,47 @@ func (p *Process) end() {
 		}
 	}
 	p.kill()
-	kin.reap()
 }
 
-// kill sends SIGKILL until two looks in a row have found nothing: a process that forks while the process table is read
-// may hide its child from one look.
+// kill sends SIGKILL until nothing is left.
 func (p *Process) kill() {
-	pace := pace{longest: time.Second}
-	for empty := 0; empty < 2; {
-		switch p.look(p.alive) {
+	p.note(ignoreGone(unix.Kill(-p.pid, unix.SIGKILL))) // the group in one step, whatever it forks
+	pace, last := pace{longest: time.Second}, Proc{}
+	for quiet := (quiet{}); ; {
+		sight := p.look(p.alive)
+		if quiet.after(sight, kin.reap()) {
+			return
+		}
+		switch sight {
 		case nothing:
-			empty++
 			continue
 		case something:
-			p.freeze()
 			p.signalAll(unix.SIGKILL)
+			if now := p.found()[0]; !now.same(last) {
+				last, pace.wait = now, 0 // others than before: on its heels
+			}
 		}
-		empty = 0
 		<-pace.next(time.Time{})
 	}
 }
 
-// freezeRounds bounds how long a tree that forks faster than it is read is chased before it is killed as far as known.
-const freezeRounds = 10
+// quiet tells when a tree is gone: when two looks in a row have found nothing and no orphan has ended between them. A
+// process that forks and ends all the time is there at every moment, but each time under another ID, so that a look
+// may miss it. The dead that it leaves behind come to this process as their reaper and give it away.
+type quiet struct {
+	looks  int
+	reaped uint64
+}
 
-// freeze stops every process before any is killed, until a look finds none that is not stopped yet. A stopped process
-// does not fork, does not start its children anew, and stays the parent by which its descendants are found.
-func (p *Process) freeze() {
-	type name struct {
-		pid   int
-		start uint64
+// after takes in a look and how many orphans were reaped until after it.
+func (q *quiet) after(look sight, reaped uint64) (gone bool) {
+	if look != nothing {
+		q.looks = 0
+	} else if q.looks++; reaped != q.reaped {
+		q.looks = 1
 	}
-	stopped := map[name]bool{}
-	for range freezeRounds {
-		fresh := false
-		for _, q := range p.found() {
-			if n := (name{q.PID, q.Start}); !stopped[n] {
-				stopped[n], fresh = true, true
-				p.note(strike(q, unix.SIGSTOP, nil))
-			}
-		}
-		if !fresh || p.look(p.alive) == nothing {
-			return
-		}
-	}
+	q.reaped = reaped
+	return q.looks >= 2
 }
 
 func (p *Process) signalAll(sig syscall.Signal) {

@@ -15,6 +15,7 @@ type family struct {
 	mu        sync.Mutex
 	trees     map[int]*Process
 	subreaper bool
+	reaped    uint64 // orphans, in all
 }
 
 var kin = family{trees: map[int]*Process{}}
@@ -76,24 +77,28 @@ func (f *family) becomeSubreaper() error {
 	return nil
 }
 
-// reap takes ended orphans out of the process table. It asks for them one by one, so that the children of os/exec and
-// the first processes of trees stay for those who wait for them.
-func (f *family) reap() {
-	if !zombieChild() {
-		return
-	}
+// reap takes ended orphans out of the process table and gives how many that were so far. It asks for them one by one,
+// so that the children of os/exec and the first processes of trees stay for those who wait for them.
+func (f *family) reap() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !zombieChild() {
+		return f.reaped
+	}
 	all, err := scan()
 	if err != nil {
-		return // looked at again soon; a zombie holds nothing but its number
+		return f.reaped // looked at again soon; a zombie holds nothing but its ID
 	}
 	orphans := orphans(all, f.leadersLocked())
 	for _, p := range all {
-		if p.State == 'Z' && orphans[p.PID] {
-			_, _ = retry(func() (int, error) { return unix.Wait4(p.PID, nil, unix.WNOHANG, nil) })
+		if p.State != 'Z' || !orphans[p.PID] {
+			continue
+		}
+		if pid, err := retry(func() (int, error) { return unix.Wait4(p.PID, nil, unix.WNOHANG, nil) }); err == nil && pid == p.PID {
+			f.reaped++
 		}
 	}
+	return f.reaped
 }
 
 // zombieChild tells cheaply whether any child has ended and was not waited for.

@@ -18,13 +18,15 @@ type Proc struct {
 	PID, PPID int
 	PGID, SID int           // process group and session
 	State     byte          // as in ps: R S D T Z ...
+	Threads   int           // that have not ended yet, or 1
 	Start     uint64        // clock ticks from boot to its start
 	Command   string        // the kernel's short name, up to 15 bytes
 	CPU       time.Duration // user and system time of itself and of its reaped children
 }
 
-// dead tells whether only the entry in the process table is left: memory, files and GPU contexts are gone.
-func (p Proc) dead() bool { return p.State == 'Z' || p.State == 'X' }
+// dead tells whether only the entry in the process table is left: memory, files and GPU contexts are gone. The state is
+// that of the first thread, which may end long before the others.
+func (p Proc) dead() bool { return p.State == 'X' || p.State == 'Z' && p.Threads <= 1 }
 
 func (p Proc) same(q Proc) bool { return p.PID == q.PID && p.Start == q.Start }
 
@@ -40,6 +42,7 @@ const (
 	statSTime  = 12
 	statCUTime = 13
 	statCSTime = 14
+	statThread = 17
 	statStart  = 19
 )
 
@@ -71,6 +74,7 @@ func parseStat(line []byte) (Proc, error) {
 		PGID:    id(fields[statPGID]),
 		SID:     id(fields[statSID]),
 		State:   fields[0][0],
+		Threads: id(fields[statThread]),
 		Start:   number(fields[statStart]),
 		Command: strings.ToValidUTF8(string(line[open+1:end]), "?"),
 	}

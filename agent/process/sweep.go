@@ -76,6 +76,10 @@ func owned(pid int) bool {
 	return unix.Stat(fmt.Sprintf("/proc/%d", pid), &st) == nil && int(st.Uid) == os.Geteuid()
 }
 
+// execGap is between the two looks that must find nothing: for a moment, a process that becomes another program shows no
+// environment.
+const execGap = 5 * time.Millisecond
+
 // Sweep kills what an earlier run has left on this node and waits until it is gone, with its memory and its hold on the
 // GPUs. It never touches a process that lacks the mark or belongs to another user, nor this one or its ancestors. Call
 // it after the run was admitted: it ends an older run of the launch, and must not end a newer one. What it has killed
@@ -89,7 +93,9 @@ func Sweep(ctx context.Context, l Leftovers) ([]Killed, error) {
 			return killed, err
 		}
 		if len(found) == 0 {
-			empty++
+			if empty++; empty < 2 {
+				time.Sleep(execGap)
+			}
 			continue
 		}
 		empty = 0

@@ -37,6 +37,7 @@ func TestNothingSurvivesAKilledAgent(t *testing.T) {
 	if err := agent.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = agent.Process.Kill(); _, _ = Sweep(context.Background(), Leftovers{Launch: mark.Launch}) })
 	tree := pids(t, dir, 3)
 	first := slices.IndexFunc(tree, func(p Proc) bool { return p.PPID == agent.Process.Pid && p.SID == p.PID })
 	bystander := sleeper(t, newMark().Environ(), nil)

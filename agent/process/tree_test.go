@@ -65,18 +65,45 @@ func holds(procs []Proc, p Proc) bool {
 	return false
 }
 
+// hop ends at once after starting the next of its kind in a session of its own, up to 20,000 times.
+const hop = `echo >>$1/hops; N=$((N-1)); [ $N -gt 0 ] && (N=$N setsid sh -c "$HOP" sh $1 &)`
+
+func TestStopCatchesWhatForksAndEndsAllTheTime(t *testing.T) {
+	t.Parallel()
+	mark := newMark()
+	p, dir := start(t, Spec{Env: []string{"HOP=" + hop, "N=20000"}, Mark: mark}, `eval "$HOP"; `+be)
+	hops := func() int64 {
+		info, err := os.Stat(dir + "/hops")
+		if err != nil {
+			return 0
+		}
+		return info.Size()
+	}
+	eventually(t, "it hops", func() bool { return hops() > 20 })
+	if err := p.Stop(within(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	after := hops()
+	if after >= 20000 {
+		t.Fatal("it had come to its end by itself")
+	}
+	time.Sleep(20 * time.Millisecond)
+	if now := hops(); now != after {
+		t.Errorf("it has hopped on after Stop: %d, then %d", after, now)
+	}
+	if left, err := Find(Leftovers{Launch: mark.Launch}); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 // Not parallel: what has no mark belongs to a tree for certain only while there is one tree.
 func TestStopEndsOrphansWithoutAMark(t *testing.T) {
 	p, dir := start(t, Spec{Env: nestEnv}, `(setsid env -i "$(command -v sh)" -c 'PATH=$2; `+be+`' sh $1 $PATH &) ; `+be)
 	procs := pids(t, dir, 2)
-	marked := 0
 	for _, q := range procs {
-		if nonceOf(q.PID) == p.nonce {
-			marked++
+		if carries := nonceOf(q.PID) == p.nonce; carries != (q.PID == p.PID()) {
+			t.Fatalf("process %d carries the mark: %v, and the first process is %d", q.PID, carries, p.PID())
 		}
-	}
-	if marked != 1 {
-		t.Fatalf("%d of 2 processes carry the mark, want the first one only", marked)
 	}
 	if err := p.Stop(within(t), 0); err != nil {
 		t.Fatal(err)
@@ -152,17 +179,43 @@ func TestStrikeMissesARecycledID(t *testing.T) {
 	if err := strike(q, syscall.SIGKILL, func() bool { return false }); err != nil {
 		t.Error(err)
 	}
-	if !runs(q) {
-		t.Fatal("a process was hit that only has the ID of the one that was meant")
-	}
-	if err := strike(q, syscall.SIGKILL, nil); err != nil {
+	if err := strike(q, syscall.SIGTERM, nil); err != nil {
 		t.Error(err)
 	}
-	if exit, err := p.Wait(within(t)); err != nil || exit.Signal != syscall.SIGKILL {
-		t.Errorf("got %v, %v", exit, err)
+	// Of two signals that wait, SIGKILL would be the first.
+	if exit, err := p.Wait(within(t)); err != nil || exit.Signal != syscall.SIGTERM {
+		t.Errorf("got %v, %v: a process was hit that only has the ID of the one that was meant", exit, err)
 	}
 	if err := strike(q, syscall.SIGKILL, nil); err != nil {
 		t.Errorf("a process that is gone: %v", err)
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	t.Parallel()
+	type step struct {
+		look   sight
+		reaped uint64
+	}
+	for name, test := range map[string]struct {
+		steps []step
+		gone  bool // after the last; never before
+	}{
+		"one look":                  {[]step{{nothing, 5}}, false},
+		"two looks":                 {[]step{{nothing, 5}, {nothing, 5}}, true},
+		"the first reaps":           {[]step{{something, 5}, {nothing, 6}, {nothing, 6}}, true},
+		"an orphan between":         {[]step{{nothing, 5}, {nothing, 6}}, false},
+		"an orphan between, then 0": {[]step{{nothing, 5}, {nothing, 6}, {nothing, 6}}, true},
+		"always another orphan":     {[]step{{nothing, 1}, {nothing, 2}, {nothing, 3}, {nothing, 4}}, false},
+		"something between":         {[]step{{nothing, 5}, {something, 5}, {nothing, 5}}, false},
+		"unclear between":           {[]step{{nothing, 5}, {unclear, 5}, {nothing, 5}}, false},
+	} {
+		var q quiet
+		for i, s := range test.steps {
+			if got, want := q.after(s.look, s.reaped), test.gone && i == len(test.steps)-1; got != want {
+				t.Errorf("%s: after step %d: %v", name, i+1, got)
+			}
+		}
 	}
 }
 
