@@ -115,9 +115,13 @@ func (g *Gateway) chooseNow(q *request, p plan) (*member, route.Decision, *apiEr
 	members := v.deployments[q.model.Deployment]
 	list := g.pools.candidates.get()
 	defer g.pools.candidates.put(list)
-	serves := false
+	others, serves := false, false
 	for _, m := range members {
-		if m.role == jobspecs.Prefill || !m.serves(p.path) {
+		if m.role == jobspecs.Prefill {
+			continue
+		}
+		if !m.serves(p.path) {
+			others = true
 			continue
 		}
 		serves = true
@@ -126,7 +130,7 @@ func (g *Gateway) chooseNow(q *request, p plan) (*member, route.Decision, *apiEr
 		}
 	}
 	if len(list.candidates) == 0 {
-		return nil, route.Decision{}, g.nobody(v, q, len(members) > 0 && !serves)
+		return nil, route.Decision{}, g.nobody(v, q, others && !serves)
 	}
 	d, err := route.Pick(route.Request{ID: q.id, PromptTokens: q.estimate, Now: g.now()}, list.candidates)
 	if err != nil {

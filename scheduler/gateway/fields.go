@@ -93,10 +93,14 @@ func inside(object []byte, name string) []byte {
 		return nil
 	}
 	for it := rawjson.Members(object, 0); it.Next(); {
-		if string(it.Key()) == name {
-			start := it.Value
-			return object[start:it.Skip()]
+		if string(it.Key()) != name {
+			continue
 		}
+		start := it.Value
+		if end := it.Skip(); end > start {
+			return object[start:end]
+		}
+		return nil
 	}
 	return nil
 }

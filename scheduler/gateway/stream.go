@@ -59,7 +59,7 @@ func (g *Gateway) serveStream(ctx context.Context, w http.ResponseWriter, q *req
 		a, refused := g.send(ctx, q, p)
 		switch {
 		case refused == errGone:
-			g.left(q)
+			s.end(ending{kind: left})
 			return
 		case refused != nil:
 			s.refuse(refused)
@@ -76,7 +76,7 @@ func (g *Gateway) serveStream(ctx context.Context, w http.ResponseWriter, q *req
 			return
 		}
 		if gone(ctx) {
-			g.left(q)
+			s.end(ending{kind: left})
 			return
 		}
 		if p, refused = s.afterCut(a, e); refused != nil {
@@ -383,7 +383,9 @@ func (s *stream) noStream(a *attempt) {
 // end settles an answer that needs no other replica.
 func (s *stream) end(e ending) {
 	s.settleCounted()
-	s.q.status = http.StatusOK
+	if s.began {
+		s.q.status = http.StatusOK
+	}
 	switch e.kind {
 	case left:
 		s.g.left(s.q)
