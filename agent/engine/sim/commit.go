@@ -3,7 +3,7 @@ package sim
 import "time"
 
 // commit ends a step: what was scheduled is now computed, and every sequence whose tokens are all computed gets its next.
-func (e *engine) commit(now time.Time, work stepWork) {
+func (e *engine) commit(now time.Time) {
 	tokens := 0
 	for _, b := range e.batch {
 		s := b.seq
@@ -17,7 +17,7 @@ func (e *engine) commit(now time.Time, work stepWork) {
 		}
 	}
 	e.steps.Add(1)
-	e.metrics.step(tokens, work.prefillTokens)
+	e.metrics.stepTokens.Observe(float64(tokens))
 	e.observe()
 	e.publish()
 }
@@ -69,6 +69,7 @@ func (e *engine) recordStored(s *sequence, first, last int) {
 // advance gives a sequence its next token, or ends it where only the prompt was to be computed.
 func (e *engine) advance(s *sequence, now time.Time) {
 	if s.embed {
+		e.metrics.prefilled(s)
 		e.end(s, outcome{reason: finishedStop, stopToken: -1})
 		return
 	}

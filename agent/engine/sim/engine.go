@@ -156,7 +156,7 @@ func (e *engine) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		e.commit(time.Now(), work)
+		e.commit(time.Now())
 	}
 }
 

@@ -78,8 +78,8 @@ type KVTransferConfig struct {
 // defaultLease is vLLM's kv_lease_duration.
 const defaultLease = 30 * time.Second
 
-// ParseKVTransferConfig reads the JSON of --kv-transfer-config. An empty string is no transfers. Of the connectors only
-// NixlConnector is simulated; kv_role says nothing, as with NIXL.
+// ParseKVTransferConfig reads the JSON of --kv-transfer-config. An empty string is no transfers. The one connector follows
+// NIXL's request protocol and goes by that name too; kv_role says nothing, as with NIXL.
 func ParseKVTransferConfig(text string) (KVTransferConfig, error) {
 	c := KVTransferConfig{OnFailure: FailOnLoadFailure, Lease: defaultLease}
 	if text == "" {
@@ -110,8 +110,8 @@ func (c KVTransferConfig) on() bool { return c.Connector != "" }
 
 func (c KVTransferConfig) validate() error {
 	switch {
-	case c.Connector != "" && c.Connector != "NixlConnector":
-		return fmt.Errorf("KV transfer config: kv_connector: only NixlConnector is simulated (got %q)", c.Connector)
+	case c.Connector != "" && c.Connector != "NixlConnector" && c.Connector != "SimConnector":
+		return fmt.Errorf("KV transfer config: kv_connector: must be SimConnector or, which is the same here, NixlConnector (got %q)", c.Connector)
 	case c.OnFailure != FailOnLoadFailure && c.OnFailure != RecomputeOnLoadFailure:
 		return fmt.Errorf("KV transfer config: kv_load_failure_policy: must be fail or recompute (got %q)", c.OnFailure)
 	case c.Lease <= 0:

@@ -15,7 +15,7 @@ type metrics struct {
 	externalQueries, externalHits        prometheus.Counter
 	promptTokens, cachedTokens, answered prometheus.Counter
 	preemptions                          prometheus.Counter
-	success                              map[finish]prometheus.Counter
+	success, bySource                    map[string]prometheus.Counter
 	ttft, itl, e2e                       prometheus.Observer
 	queue, inference, prefill, decode    prometheus.Observer
 	promptSize, answerSize, stepTokens   prometheus.Observer
@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer, opts Options, f *faults) *metrics {
 		hits:            r.counter("prefix_cache_hits_total", "Prefix cache hits, in number of cached tokens."),
 		externalQueries: r.counter("external_prefix_cache_queries_total", "Queries of other engines' cache, in tokens."),
 		externalHits:    r.counter("external_prefix_cache_hits_total", "Hits in other engines' cache, in tokens."),
-		promptTokens:    r.counter("prompt_tokens_total", "Number of prefill tokens processed."),
+		promptTokens:    r.counter("prompt_tokens_total", "Number of prompt tokens, cached ones included."),
 		cachedTokens:    r.counter("prompt_tokens_cached_total", "Number of prompt tokens found in a cache."),
 		answered:        r.counter("generation_tokens_total", "Number of generation tokens processed."),
 		preemptions:     r.counter("num_preemptions_total", "Cumulative number of preemptions."),
@@ -58,7 +58,10 @@ func newMetrics(reg prometheus.Registerer, opts Options, f *faults) *metrics {
 		answerSize: r.histogram("request_generation_tokens", "Number of generated tokens per request.", tokenBuckets),
 		stepTokens: r.histogram("iteration_tokens_total", "Number of tokens per engine step.", stepBuckets),
 	}
-	m.success = r.finished()
+	m.success = r.counters("request_success_total", "Count of successfully processed requests.", "finished_reason",
+		string(finishedStop), string(finishedLength), string(finishedAbort), string(finishedError))
+	m.bySource = r.counters("prompt_tokens_by_source_total", "Number of prompt tokens by source.", "source",
+		"local_compute", "local_cache_hit", "external_kv_transfer")
 	r.info(opts)
 	return m
 }
@@ -88,14 +91,13 @@ func (r registrar) histogram(name, help string, buckets []float64) prometheus.Ob
 	return h
 }
 
-func (r registrar) finished() map[finish]prometheus.Counter {
-	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "vllm:request_success_total", Help: "Count of successfully processed requests.",
-	}, []string{"finished_reason"})
+// counters are one counter for each value of a label, all of them there from the start.
+func (r registrar) counters(name, help, label string, values ...string) map[string]prometheus.Counter {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vllm:" + name, Help: help}, []string{label})
 	r.reg.MustRegister(vec)
-	out := map[finish]prometheus.Counter{}
-	for _, f := range []finish{finishedStop, finishedLength, finishedAbort, finishedError} {
-		out[f] = vec.WithLabelValues(string(f))
+	out := map[string]prometheus.Counter{}
+	for _, v := range values {
+		out[v] = vec.WithLabelValues(v)
 	}
 	return out
 }
@@ -133,21 +135,23 @@ func (m *metrics) state(running, waiting int, usage float64) {
 	m.usage.Set(usage)
 }
 
-func (m *metrics) prefixCache(queried, hit int) {
-	m.queries.Add(float64(queried))
-	m.hits.Add(float64(hit))
-	m.cachedTokens.Add(float64(hit))
+// admitted counts what the caches did for a request that begins to run.
+func (m *metrics) admitted(s *sequence) {
+	m.queries.Add(float64(s.promptLen))
+	m.hits.Add(float64(s.reused))
+	if s.pull != nil {
+		m.externalQueries.Add(float64(s.promptLen - s.reused))
+		m.externalHits.Add(float64(s.fetched))
+	}
 }
 
-func (m *metrics) external(queried, hit int) {
-	m.externalQueries.Add(float64(queried))
-	m.externalHits.Add(float64(hit))
-	m.cachedTokens.Add(float64(hit))
-}
-
-func (m *metrics) step(tokens, prefill int) {
-	m.stepTokens.Observe(float64(tokens))
-	m.promptTokens.Add(float64(prefill))
+// prefilled counts a prompt that is done, cached tokens included, as vLLM counts it.
+func (m *metrics) prefilled(s *sequence) {
+	m.promptTokens.Add(float64(s.promptLen))
+	m.cachedTokens.Add(float64(s.reused + s.fetched))
+	m.bySource["local_cache_hit"].Add(float64(s.reused))
+	m.bySource["external_kv_transfer"].Add(float64(s.fetched))
+	m.bySource["local_compute"].Add(float64(s.promptLen - s.reused - s.fetched))
 }
 
 // token counts one generated token and its latency.
@@ -156,6 +160,7 @@ func (m *metrics) token(s *sequence, now time.Time) {
 	if s.firstToken.IsZero() {
 		s.firstToken = now
 		m.ttft.Observe(now.Sub(s.arrived).Seconds())
+		m.prefilled(s)
 	} else {
 		m.itl.Observe(now.Sub(s.lastToken).Seconds())
 	}
@@ -164,7 +169,7 @@ func (m *metrics) token(s *sequence, now time.Time) {
 
 // ended counts a request that ended.
 func (m *metrics) ended(s *sequence, why finish, now time.Time) {
-	m.success[why].Inc()
+	m.success[string(why)].Inc()
 	m.e2e.Observe(now.Sub(s.arrived).Seconds())
 	m.promptSize.Observe(float64(s.promptLen))
 	m.answerSize.Observe(float64(s.answered()))

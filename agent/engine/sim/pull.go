@@ -92,7 +92,7 @@ func (e *engine) pulled(s *sequence, states []prefix, err error) {
 		e.waiting = slices.Insert(e.waiting, 0, s)
 	}
 	if err == nil {
-		e.metrics.external(s.promptLen-s.computed, s.promptLen-1-s.computed)
+		s.fetched = s.promptLen - 1 - s.computed
 		e.fill(s, states)
 	}
 	e.publish()

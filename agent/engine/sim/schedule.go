@@ -40,7 +40,8 @@ func (e *engine) schedule(now time.Time) stepWork {
 		e.running = append(e.running, s)
 		if !s.started {
 			s.started, s.scheduled = true, now
-			s.out.setCached(s.computed)
+			s.out.setCached(s.reused + s.fetched)
+			e.metrics.admitted(s)
 		}
 		budget -= n
 		e.add(&work, s, n)
@@ -103,7 +104,7 @@ func (e *engine) reuse(s *sequence) {
 	s.state = s.state.damaged(damage)
 	s.computed = hits * size
 	if !s.started {
-		e.metrics.prefixCache(len(s.tokens), s.computed)
+		s.reused = s.computed
 	}
 }
 

@@ -37,6 +37,8 @@ type sequence struct {
 	tokens    []int32 // prompt and answer
 	promptLen int
 	computed  int // tokens whose KV is in blocks
+	reused    int // prompt tokens found in the cache
+	fetched   int // prompt tokens whose KV came from another engine
 	state     prefix
 	blocks    []*block
 	hashes    []blockHash // of the full blocks of tokens, as far as known

@@ -13,26 +13,26 @@ func (s *Server) sideChannel(mux *http.ServeMux) {
 		return
 	}
 	one := kvPath + "{engine}/{request}"
-	mux.HandleFunc("GET "+one, s.lease(func(w http.ResponseWriter, ctx context.Context, engineID, requestID string) error {
+	mux.HandleFunc("GET "+one, s.lease(func(ctx context.Context, w http.ResponseWriter, engineID, requestID string) error {
 		m, err := s.engine.readLease(ctx, engineID, requestID)
 		if err == nil {
 			answerValue(w, m)
 		}
 		return err
 	}))
-	mux.HandleFunc("POST "+one+"/heartbeat", s.lease(func(_ http.ResponseWriter, ctx context.Context, engineID, requestID string) error {
+	mux.HandleFunc("POST "+one+"/heartbeat", s.lease(func(ctx context.Context, _ http.ResponseWriter, engineID, requestID string) error {
 		return s.engine.extendLease(ctx, engineID, requestID)
 	}))
-	mux.HandleFunc("DELETE "+one, s.lease(func(_ http.ResponseWriter, ctx context.Context, engineID, requestID string) error {
+	mux.HandleFunc("DELETE "+one, s.lease(func(ctx context.Context, _ http.ResponseWriter, engineID, requestID string) error {
 		return s.engine.endLease(ctx, engineID, requestID)
 	}))
 }
 
-type leaseCall func(w http.ResponseWriter, ctx context.Context, engineID, requestID string) error
+type leaseCall func(ctx context.Context, w http.ResponseWriter, engineID, requestID string) error
 
 func (s *Server) lease(call leaseCall) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		err := call(w, r.Context(), r.PathValue("engine"), r.PathValue("request"))
+		err := call(r.Context(), w, r.PathValue("engine"), r.PathValue("request"))
 		switch {
 		case errors.Is(err, errUnknownLease):
 			fail(w, &apiError{http.StatusNotFound, "NotFoundError", "", err.Error()})

@@ -53,7 +53,7 @@ func TestPrefillHereDecodeThere(t *testing.T) {
 		if got.Usage.Details.CachedTokens != n-1 || d.metric("vllm:external_prefix_cache_hits_total{") != float64(n-1) {
 			t.Errorf("%s: %d of %d prompt tokens came from the prefill", name, got.Usage.Details.CachedTokens, n)
 		}
-		if computed := d.metric("vllm:prompt_tokens_total{"); computed != 0 {
+		if computed := d.metric(`vllm:prompt_tokens_by_source_total{engine="0",model_name="test/model",source="local_compute"`); computed != 1 {
 			t.Errorf("%s: the decode side computed %v prompt tokens", name, computed)
 		}
 		p.eventually("released", func() bool { return p.engine.occupied.Load() == 0 })
