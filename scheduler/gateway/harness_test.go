@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +21,10 @@ import (
 	"github.com/penstock/penstock/scheduler/upstream"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	benchRole()
+	goleak.VerifyTestMain(m)
+}
 
 var vllmTraits = engine.Traits{
 	TokenIDs: engine.ReturnTokenIDs, CacheSalt: true, Disaggregation: engine.KVTransferParams, TokenizePath: "/tokenize",
@@ -39,9 +41,6 @@ type testGateway struct {
 	t       testing.TB
 	engines []*fakeEngine
 	seq     uint64
-
-	mu      sync.Mutex
-	records []*apiv1.RequestRecord
 }
 
 func testLimits() Limits {
@@ -120,7 +119,6 @@ func (g *testGateway) allRoutable() {
 
 // post sends a body and returns the whole answer.
 func (g *testGateway) post(path, body string, header ...string) *httptest.ResponseRecorder {
-	g.t.Helper()
 	r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
@@ -136,7 +134,7 @@ func (g *testGateway) lastRecord() *apiv1.RequestRecord {
 	var last *apiv1.RequestRecord
 	for {
 		select {
-		case rec := <-g.Gateway.records.records:
+		case rec := <-g.records.records:
 			last = rec
 		default:
 			if last == nil {

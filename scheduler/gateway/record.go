@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -74,7 +75,6 @@ const (
 	recordBatch   = 256
 	recordEvery   = 500 * time.Millisecond
 	recordTimeout = 10 * time.Second
-	recordRetry   = 2 * time.Second
 )
 
 // runRecords hands records over in batches. A batch that fails is tried again until ctx ends; at the end what is left is
@@ -83,6 +83,7 @@ func (g *Gateway) runRecords(ctx context.Context) {
 	tick := time.NewTicker(recordEvery)
 	defer tick.Stop()
 	var batch []*apiv1.RequestRecord
+	failed := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -91,14 +92,13 @@ func (g *Gateway) runRecords(ctx context.Context) {
 		case <-tick.C:
 		}
 		for batch = g.records.drain(batch); len(batch) > 0; batch = g.records.drain(batch[:0]) {
-			if g.deliver(ctx, batch) {
-				continue
+			err := g.deliver(ctx, batch)
+			if err != nil && !failed {
+				g.log.Warn().Err(err).Msg("records of requests are not handed over; they wait")
 			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(recordRetry):
+			if failed = err != nil; failed {
+				break
 			}
-			break
 		}
 	}
 }
@@ -116,17 +116,13 @@ func (q *recordQueue) drain(batch []*apiv1.RequestRecord) []*apiv1.RequestRecord
 	return batch
 }
 
-func (g *Gateway) deliver(ctx context.Context, batch []*apiv1.RequestRecord) bool {
+func (g *Gateway) deliver(ctx context.Context, batch []*apiv1.RequestRecord) error {
 	if g.opts.Record == nil {
-		return true
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()
-	if err := g.opts.Record(ctx, append([]*apiv1.RequestRecord(nil), batch...)); err != nil {
-		g.log.Warn().Err(err).Int("records", len(batch)).Msg("records not handed over, trying again")
-		return false
-	}
-	return true
+	return g.opts.Record(ctx, slices.Clone(batch))
 }
 
 // lastRecords runs after ctx has ended, so it goes by its own, short deadline.
@@ -134,7 +130,8 @@ func (g *Gateway) lastRecords(ctx context.Context, batch []*apiv1.RequestRecord)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 	defer cancel()
 	for batch = g.records.drain(batch); len(batch) > 0; batch = g.records.drain(batch[:0]) {
-		if !g.deliver(ctx, batch) {
+		if err := g.deliver(ctx, batch); err != nil {
+			g.log.Warn().Err(err).Int("records", len(batch)).Msg("records of requests are lost")
 			g.metrics.dropped.Add(float64(len(batch)))
 			return
 		}
