@@ -3,10 +3,13 @@ package sim
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -192,6 +195,21 @@ func TestStopStrings(t *testing.T) {
 		}
 	}
 	r.eventually("free", func() bool { return r.engine.occupied.Load() == 0 })
+	if n := r.metric(`vllm:request_success_total{engine="0",finished_reason="abort",model_name="test/model"}`); n != 0 {
+		t.Errorf("%v requests that met a stop string count as aborted", n)
+	}
+}
+
+func TestBatchOfTokenLists(t *testing.T) {
+	t.Parallel()
+	r := start(t, fast())
+	prompts := [][]int{ChatPrompt(Message{"user", "one"}), ChatPrompt(Message{"user", "two"})}
+	got := r.generate("/v1/completions", with(greedy, fields{"prompt": prompts, "max_tokens": 500}))
+	for i, p := range prompts {
+		if want := Text(Generate(r.Fingerprint(), p, 500)); got.Choices[i].Text != want {
+			t.Errorf("prompt %d: %q, want %q", i, got.Choices[i].Text, want)
+		}
+	}
 }
 
 func TestEchoAndLogprobs(t *testing.T) {
@@ -474,6 +492,23 @@ func TestCachedTokensAndMetrics(t *testing.T) {
 	}
 	if again := r.generate("/v1/completions", with(greedy, fields{"prompt": prompt, "max_tokens": 3})); again.Usage.Details.CachedTokens != 0 {
 		t.Error("cached after a reset")
+	}
+}
+
+// A client that keeps its connection and reads nothing must not hold blocks for ever.
+func TestClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	r := start(t, fast(func(o *Options) { o.WriteTimeout = 100 * time.Millisecond }))
+	conn, err := net.Dial("unix", r.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := `{"prompt":"a","max_tokens":8000,"ignore_eos":true,"temperature":0,"stream":true,"logprobs":20}` // megabytes
+	fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: sim\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	r.eventually("cut off", func() bool { return r.metric("vllm:e2e_request_latency_seconds_count{") == 1 && r.load.Load() == 0 })
+	if n := r.engine.occupied.Load(); n != 0 {
+		t.Errorf("%d blocks are still used", n)
 	}
 }
 

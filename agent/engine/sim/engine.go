@@ -95,10 +95,13 @@ func (e *engine) submit(seqs ...*sequence) {
 }
 
 // abort ends sequences and frees their blocks at once, in the middle of a step too.
-func (e *engine) abort(seqs ...*sequence) {
+func (e *engine) abort(seqs ...*sequence) { e.finish(finishedAbort, seqs...) }
+
+// finish is abort for another reason, such as a stop string, which only the reader of the text can see.
+func (e *engine) finish(reason finish, seqs ...*sequence) {
 	e.post(func() {
 		for _, s := range seqs {
-			e.end(s, outcome{reason: finishedAbort, stopToken: -1})
+			e.end(s, outcome{reason: reason, stopToken: -1})
 		}
 		e.observe()
 	})

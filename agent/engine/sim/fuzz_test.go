@@ -2,8 +2,10 @@ package sim
 
 import (
 	"encoding/json"
+	"net"
 	"net/http/httptest"
 	"testing"
+	"time"
 )
 
 // fuzzServer is an engine that never runs: decoding and preparing need none.
@@ -78,6 +80,41 @@ func FuzzResponsesRequest(f *testing.F) {
 		}
 		if g, err := s.prepareResponse(httptest.NewRequest("POST", "/v1/responses", nil), &req); (err == nil) == (g == nil) {
 			t.Errorf("%+v, %v", g, err)
+		}
+	})
+}
+
+// What another engine answers decides about text: whatever it says, only the right KV is taken.
+func FuzzManifest(f *testing.F) {
+	f.Add([]byte(`{"engine_id":"e","request_id":"r","num_tokens":3,"block_size":2,"block_ids":[7,8],"checksums":["0"],"rest":"0"}`))
+	v := theVocabulary()
+	job := pullJob{pull: newPull(remoteKV{engineID: "e", requestID: "r", blockIDs: []int32{7, 8}}), model: 1, prompt: []int32{300, 301, 302}, blockSize: 2}
+	blocks, all, _ := job.expected(v)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var m manifest
+		if json.Unmarshal(body, &m) != nil || job.verify(m, blocks, all) != nil {
+			return
+		}
+		if len(m.Checksums) != 1 || m.Checksums[0] != checksum(blocks[0]) || m.Rest != checksum(all) {
+			t.Errorf("%s is accepted", body)
+		}
+	})
+}
+
+func FuzzRankMessage(f *testing.F) {
+	f.Add([]byte(`{"rank":1,"nodes":2,"proof":"00"}` + "\n"))
+	f.Add([]byte("\n\n"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		a, b := net.Pipe()
+		defer b.Close()
+		go func() {
+			defer a.Close()
+			_, _ = a.Write(line)
+		}()
+		for c := newRankConn(b); ; {
+			if _, err := c.receive(time.Second); err != nil {
+				return
+			}
 		}
 	})
 }

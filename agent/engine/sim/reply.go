@@ -51,14 +51,15 @@ func (s *Server) follow(ctx context.Context, g *generation, each func(*choice, d
 
 func (s *Server) step(c *choice, each func(*choice, delta) error) error {
 	d, ok := c.advance()
-	if !ok {
+	switch {
+	case !ok:
 		return nil
-	}
-	switch c.finish {
-	case finishedAbort:
+	case c.finish == finishedAbort:
 		return errCut
-	case finishedError:
+	case c.finish == finishedError:
 		return &loadFailed{c.outcome.err}
+	case c.ended && c.outcome == nil: // a stop string, of which the engine does not know
+		s.engine.finish(finishedStop, c.seq)
 	}
 	return each(c, d)
 }
@@ -67,7 +68,7 @@ func (s *Server) step(c *choice, each func(*choice, delta) error) error {
 func (s *Server) abandon(g *generation) {
 	var left []*sequence
 	for _, c := range g.choices {
-		if c.outcome == nil {
+		if !c.ended {
 			left = append(left, c.seq)
 		}
 	}
