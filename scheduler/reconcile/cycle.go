@@ -24,7 +24,7 @@ func (l *Loop) cycle(ctx context.Context, now time.Time) (more bool, err error) 
 	}
 	l.settle(seen.Launches, seen.Fleet, now)
 	actions := plan.Plan(wanted, seen, now)
-	l.tellWaits(actions)
+	l.tellWaits(actions, now)
 	l.mu.Lock()
 	l.last = actions
 	l.mu.Unlock()

@@ -135,8 +135,34 @@ func (l *Loop) DryRun(ctx context.Context, d *jobspecs.Deployment) ([]plan.Actio
 	wanted, seen := l.gather(now)
 	if d != nil {
 		wanted.Deployments = applied(wanted.Deployments, *d)
+		if err := l.previewCapacity(ctx, *d, seen); err != nil {
+			return nil, fmt.Errorf("plan: %w", err)
+		}
 	}
 	return plan.Plan(wanted, seen, now), nil
+}
+
+// previewer is a cluster to which a deployment's own file may add nodes.
+type previewer interface {
+	CapacityWith(context.Context, jobspecs.Deployment) (cluster.Capacity, error)
+}
+
+// previewCapacity takes the nodes that the deployment brings along into what is seen.
+func (l *Loop) previewCapacity(ctx context.Context, d jobspecs.Deployment, seen plan.Seen) error {
+	c, ok := l.o.Clusters[d.Cluster].(previewer)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.o.CallTimeout)
+	defer cancel()
+	capacity, err := c.CapacityWith(ctx, d)
+	if err != nil {
+		return err
+	}
+	view := seen.Clusters[d.Cluster]
+	view.Capacity, view.CapacityKnown = capacity, true
+	seen.Clusters[d.Cluster] = view
+	return nil
 }
 
 // applied returns the deployments as they would be after one more was applied.

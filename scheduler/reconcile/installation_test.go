@@ -74,7 +74,7 @@ func install(t *testing.T, o clustertest.SimOptions) *installation {
 	o.OnStop = func(r clustertest.SimRun, _ time.Duration) { in.agent(r.Nonce).drain() }
 	o.OnEnd = func(r clustertest.SimRun, _ *cluster.Exit) { in.agent(r.Nonce).die() }
 	in.sim = clustertest.NewSim(o)
-	in.wg.Go(func() { _ = in.sim.Run(ctx, 100*time.Millisecond) })
+	in.wg.Go(func() { _ = in.sim.Run(ctx, 250*time.Millisecond) })
 	t.Cleanup(func() {
 		cancel()
 		in.mu.Lock()

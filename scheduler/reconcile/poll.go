@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/scheduler/cluster"
@@ -20,6 +21,7 @@ type poll struct {
 	metrics metrics
 	wake    func()
 	poke    chan struct{}
+	stale   atomic.Bool   // the capacity is to be asked for with the next poll
 	first   chan struct{} // closed once both have been asked for
 
 	mu       sync.Mutex
@@ -56,13 +58,19 @@ func (p *poll) soon() {
 	}
 }
 
+// refresh has everything asked for anew.
+func (p *poll) refresh() {
+	p.stale.Store(true)
+	p.soon()
+}
+
 // run polls until ctx ends.
 func (p *poll) run(ctx context.Context) error {
 	tick := time.NewTicker(p.every)
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		ask(ctx, p, "Jobs", &p.jobs, p.cluster.Jobs)
-		if n%capacityEvery == 0 || !p.answers(time.Now()).capacityKnown {
+		if n%capacityEvery == 0 || p.stale.Swap(false) || !p.answers(time.Now()).capacityKnown {
 			ask(ctx, p, "Capacity", &p.capacity, p.cluster.Capacity)
 		}
 		if n == 0 {

@@ -115,7 +115,8 @@ func (o Options) pollEvery(kind jobspecs.ClusterKind) time.Duration {
 	return orDefault(o.PollEvery[kind], def)
 }
 
-// gap is the shortest time between two plans, so that a burst of reports makes one plan.
+// gap is the shortest rest between two plans, so that a burst of reports makes one plan. A plan that took longer is
+// followed by a rest of its own length, so that the loop never takes more than half a core.
 const gap = 20 * time.Millisecond
 
 // Loop is the reconcile loop. Its methods may be called from several goroutines.
@@ -179,6 +180,15 @@ func (l *Loop) Wake() {
 	}
 }
 
+// Refresh has the clusters asked anew and the loop plan again soon, since what they have may have changed, e.g. by a file
+// that declares nodes.
+func (l *Loop) Refresh() {
+	for _, p := range l.polls {
+		p.refresh()
+	}
+	l.Wake()
+}
+
 // Run keeps at it until ctx ends, and returns when everything that it began has ended. Its error is nil then;
 // ledger.ErrTermLost means that another controller has taken over, and that this one must end.
 func (l *Loop) Run(ctx context.Context) error {
@@ -207,11 +217,12 @@ func (l *Loop) decide(ctx context.Context) error {
 			return nil
 		case <-rest.C:
 		}
-		more, err := l.cycle(ctx, time.Now())
+		began := time.Now()
+		more, err := l.cycle(ctx, began)
 		if err != nil {
 			return err
 		}
-		rest.Reset(gap)
+		rest.Reset(max(gap, time.Since(began)))
 		if more {
 			continue
 		}

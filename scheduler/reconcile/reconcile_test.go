@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -240,8 +241,8 @@ func TestScaleToZeroAndBack(t *testing.T) {
 // A controller that is replaced at any moment leaves nothing double and nothing behind.
 func TestRestartsOfTheController(t *testing.T) {
 	t.Parallel()
-	for moment := range 12 {
-		t.Run(time.Duration(moment*700).String(), func(t *testing.T) {
+	for moment := range 8 {
+		t.Run(fmt.Sprint("every ", time.Duration(moment)*700*time.Millisecond), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				in := install(t, clustertest.SimOptions{

@@ -21,7 +21,7 @@ import (
 type watch struct {
 	first    bool // nothing has been seen yet: what is there now is no news
 	launches map[cluster.LaunchID]told
-	waits    map[waitOf]bool
+	waits    map[waitOf]waited
 	ordered  map[cluster.LaunchID]time.Time // when agents were last told to drain
 }
 
@@ -34,6 +34,15 @@ type told struct {
 	inherited bool
 }
 
+// waited is since when something is waited for, and whether that has been told.
+type waited struct {
+	since time.Time
+	told  bool
+}
+
+// tellAfter is how long something must be waited for to be worth telling.
+const tellAfter = 2 * time.Second
+
 // waitOf is one wait, however its reason is worded now.
 type waitOf struct {
 	cluster    jobspecs.ClusterKind
@@ -44,7 +53,7 @@ type waitOf struct {
 }
 
 func newWatch() watch {
-	return watch{first: true, launches: map[cluster.LaunchID]told{}, waits: map[waitOf]bool{}, ordered: map[cluster.LaunchID]time.Time{}}
+	return watch{first: true, launches: map[cluster.LaunchID]told{}, waits: map[waitOf]waited{}, ordered: map[cluster.LaunchID]time.Time{}}
 }
 
 // event writes down something about an action or its replica.
@@ -126,20 +135,26 @@ func orUnknown(s string) string {
 // silentCauses are waits that come and go all the time, or that an event of its own has told already.
 var silentCauses = map[plan.Cause]bool{plan.Busy: true, plan.Draining: true, plan.Ending: true, plan.Joining: true, plan.Rollout: true}
 
-// tellWaits tells of waits that are new.
-func (l *Loop) tellWaits(actions []plan.Action) {
-	waits := map[waitOf]bool{}
+// tellWaits tells of waits that are new and have lasted a little, and of clusters that answer again.
+func (l *Loop) tellWaits(actions []plan.Action, now time.Time) {
+	waits := map[waitOf]waited{}
 	for _, a := range actions {
 		if a.Verb != plan.Wait || silentCauses[a.Cause] || a.Cause == plan.LookUp && a.Count == 0 || a.Cause == plan.NoAnswer && l.unasked(a.Cluster) {
 			continue
 		}
 		key := waitOf{a.Cluster, a.Deployment, a.Role, a.Launch, a.Cause}
-		if waits[key] = true; !l.watch.waits[key] {
+		w, before := l.watch.waits[key]
+		if !before {
+			w.since = now
+		}
+		if !w.told && now.Sub(w.since) >= tellAfter {
+			w.told = true
 			l.event("wait", a, a.Reason)
 		}
+		waits[key] = w
 	}
-	for key := range l.watch.waits {
-		if key.cause == plan.NoAnswer && key.deployment == "" && !waits[key] {
+	for key, w := range l.watch.waits {
+		if _, still := waits[key]; key.cause == plan.NoAnswer && key.deployment == "" && w.told && !still {
 			l.event("cluster", plan.Action{Index: -1}, fmt.Sprintf("cluster %s answers again", key.cluster))
 		}
 	}
