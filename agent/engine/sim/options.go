@@ -33,7 +33,7 @@ type Options struct {
 
 	KVTransfer KVTransferConfig
 	// TransferHost and TransferPort are where other engines fetch KV from (VLLM_NIXL_SIDE_CHANNEL_HOST and _PORT);
-	// port 0: at the API's own address.
+	// port 0: at the API's own address. The host must be one that others can dial.
 	TransferHost      string
 	TransferPort      int
 	TransferBandwidth int64 // bytes of KV per second between engines

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -204,7 +205,7 @@ func (s *Server) serveHTTP(ctx context.Context, group *errgroup.Group) error {
 	case *net.UnixAddr:
 		side.host = unixHostPrefix + addr.Name
 	case *net.TCPAddr:
-		side.host, side.port = s.opts.Host, addr.Port
+		side.host, side.port = cmp.Or(s.opts.TransferHost, s.opts.Host), addr.Port
 	}
 	s.serve(ctx, group, l, s.routes())
 	if s.opts.TransferPort > 0 {
