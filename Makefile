@@ -1,4 +1,5 @@
 # Everything that a developer and CI run. `make` alone prints this list.
+export CGO_CFLAGS ?= -Wno-deprecated-declarations
 BUF          := go run github.com/bufbuild/buf/cmd/buf@v1.60.0
 GOFUMPT      := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK  := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2

@@ -114,7 +114,7 @@ func runEvents(ctx context.Context, inv *invocation, control apiv1.ControlServic
 			if e.Replica != "" {
 				where += " " + e.Replica
 			}
-			_, err = fmt.Fprintf(inv.Out, "%s  %-9s  %s: %s\n", e.At.AsTime().Local().Format(time.DateTime), e.Kind, orDash(where), e.Message)
+			_, err = fmt.Fprintf(inv.Out, "%s  %-12s  %s: %s\n", e.At.AsTime().Local().Format(time.DateTime), e.Kind, orDash(where), e.Message)
 		}
 		if err != nil {
 			return err

@@ -84,7 +84,6 @@ func printRun(inv *invocation, resp *apiv1.ApplyResponse, parsable bool) error {
 const maxDeploymentFile = 1 << 20
 
 // readDeployment reads, parses and checks a deployment file; - is standard input. All that is wrong is in the error.
-// Relative paths of weights are made absolute, since nobody else knows the caller's folder.
 func (inv *invocation) readDeployment(file string) (string, jobspecs.Deployment, error) {
 	in := inv.In
 	if file != "-" {
@@ -101,30 +100,12 @@ func (inv *invocation) readDeployment(file string) (string, jobspecs.Deployment,
 	if err != nil {
 		return "", jobspecs.Deployment{}, fmt.Errorf("read deployment file %s: %w", file, err)
 	}
-	d, err := jobspecs.Parse(file, text)
+	doc, err := jobspecs.ParseDocument(file, text)
 	if err == nil {
-		err = engine.Check(d)
+		err = doc.Locate(engine.Check(doc.Deployment))
 	}
 	if err != nil {
 		return "", jobspecs.Deployment{}, &exitError{code: ExitError, err: err, hint: "`penstock schema` prints a JSON Schema that editors can check against"}
 	}
-	d = inv.absolute(d)
-	return string(jobspecs.Encode(d)), d, nil
-}
-
-// absolute resolves local paths against the caller's folder.
-func (inv *invocation) absolute(d jobspecs.Deployment) jobspecs.Deployment {
-	abs := func(p string) string {
-		if p == "" {
-			return p
-		}
-		return inv.path(p)
-	}
-	d.Model.Path = abs(d.Model.Path)
-	adapters := append([]jobspecs.Adapter(nil), d.Model.Adapters...)
-	for i := range adapters {
-		adapters[i].Path = abs(adapters[i].Path)
-	}
-	d.Model.Adapters = adapters
-	return d
+	return string(text), doc.Deployment, nil
 }

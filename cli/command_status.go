@@ -181,9 +181,12 @@ func reasonText(r *apiv1.ReplicaStatus, now time.Time) string {
 	return strings.TrimSpace(text)
 }
 
+// leastProgress is what an engine reads for its own start, which says nothing of weights.
+const leastProgress = 1 << 20
+
 // progressText is "1.2 GiB of 16 GiB, 310 MiB/s, 48s left", as far as it is known.
 func progressText(p *apiv1.Progress) string {
-	if p == nil || (p.BytesDone == 0 && p.BytesTotal == 0) {
+	if p == nil || (p.BytesDone < leastProgress && p.BytesTotal == 0) {
 		return ""
 	}
 	text := bytesText(p.BytesDone)

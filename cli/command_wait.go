@@ -64,7 +64,7 @@ func follow(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 		switch {
 		case err == nil && len(st.Deployments) > 0:
 			last = st.Deployments[0]
-			sayProgress(inv, last, st.At.AsTime(), said)
+			sayProgress(inv, last, o.until, st.At.AsTime(), said)
 			if done, err := reached(last, o.until); done || err != nil {
 				return err
 			}
@@ -125,8 +125,12 @@ func notInTime(d *apiv1.DeploymentStatus, o followOptions) error {
 }
 
 // sayProgress prints a line for each replica whose state or reason changed, and progress of loading every tenth.
-func sayProgress(inv *invocation, d *apiv1.DeploymentStatus, now time.Time, said map[string]string) {
+// Who waits for the end does not want to hear of what has not begun to end.
+func sayProgress(inv *invocation, d *apiv1.DeploymentStatus, until string, now time.Time, said map[string]string) {
 	for _, r := range d.Replicas {
+		if until == "stopped" && r.State != "draining" && r.State != "ended" {
+			continue
+		}
 		text := r.State
 		if reason := reasonText(r, now); reason != "" && r.State != "ready" {
 			text += ": " + reason

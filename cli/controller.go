@@ -172,21 +172,12 @@ func (c *controller) openClusters() error {
 	return nil
 }
 
-// localNodes is the union of the nodes that the configuration and the deployments declare; the first to name one wins.
+// localNodes are the nodes that the configuration and the deployments declare.
 func (c *controller) localNodes(declared []jobspecs.LocalNode) []jobspecs.LocalNode {
-	out, seen := append([]jobspecs.LocalNode(nil), declared...), map[string]bool{}
-	for _, n := range out {
-		seen[n.Name] = true
-	}
 	for _, d := range c.ledger.Deployments() {
-		for _, n := range d.Spec.Local.Nodes {
-			if !seen[n.Name] {
-				seen[n.Name] = true
-				out = append(out, n)
-			}
-		}
+		declared = local.Union(declared, d.Spec.Local.Nodes)
 	}
-	return out
+	return declared
 }
 
 // listen opens all listeners, so that a taken port is told before anything has begun.

@@ -19,11 +19,11 @@ import (
 func Main(args []string, std IO) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return run(ctx, args, std)
+	return runArgs(ctx, args, std)
 }
 
-// run is Main under a context of the caller's.
-func run(ctx context.Context, args []string, std IO) int {
+// runArgs is Main under a context of the caller's.
+func runArgs(ctx context.Context, args []string, std IO) int {
 	app := newApp(std)
 	ordered, err := orderArguments(app, args)
 	if err == nil {

@@ -53,11 +53,20 @@ func newUpstream(own func() *tls.Certificate, pool *x509.CertPool) *upstream.Cli
 // prober is the reconcile loop's probe over the gateway's way to agents.
 type prober struct{ client *upstream.Client }
 
-// Probe asks for one real token.
+// Probe asks for one real token or, from an engine that has none to give, one vector.
 func (p prober) Probe(ctx context.Context, t reconcile.Target) error {
-	return p.client.Probe(ctx, upstream.Target{
-		Launch: string(t.Launch), Run: t.Run, Epoch: t.Epoch, Address: t.Address, Engine: t.Engine,
-	}, t.Model, false)
+	model := t.Deployment.Model.ServedName
+	to := upstream.Target{
+		Launch: string(t.Launch), Run: t.Run, Epoch: t.Epoch, Address: t.Address, Engine: t.Deployment.Engine.Kind,
+	}
+	err := p.client.Probe(ctx, to, model, false)
+	var refused *upstream.StatusError
+	if errors.As(err, &refused) && (refused.Status == http.StatusNotFound || refused.Status == http.StatusBadRequest) {
+		if p.client.Probe(ctx, to, model, true) == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 type gatewayParts struct {

@@ -61,8 +61,8 @@ func (g *Gateway) Apply(m *apiv1.WatchResponse) error {
 	if rebuild {
 		g.view.Store(f.build())
 		g.quotas.keep(f.keys)
-		g.wakeProbes()
 	}
+	g.wakeProbes() // a member that has just become ready changes no view
 	return nil
 }
 

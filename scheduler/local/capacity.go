@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,14 +16,19 @@ import (
 // Capacity lists the logical nodes. Each of them has the whole machine's CPUs and memory, and its own GPUs: real ones
 // first, in the order of Options.GPUs, then declared ones named after the node.
 func (c *Cluster) Capacity(ctx context.Context) (cluster.Capacity, error) {
-	nodes, err := c.nodes(ctx)
+	return c.CapacityWith(ctx, jobspecs.Deployment{})
+}
+
+// CapacityWith is what Capacity will be once a deployment is applied, whose file may declare further nodes.
+func (c *Cluster) CapacityWith(ctx context.Context, d jobspecs.Deployment) (cluster.Capacity, error) {
+	nodes, err := c.nodes(ctx, d.Local.Nodes)
 	if err != nil {
 		return cluster.Capacity{}, fmt.Errorf("nodes of this machine: %w", err)
 	}
 	return cluster.Capacity{Places: true, Nodes: nodes, At: time.Now()}, nil
 }
 
-func (c *Cluster) nodes(ctx context.Context) ([]cluster.Node, error) {
+func (c *Cluster) nodes(ctx context.Context, more []jobspecs.LocalNode) ([]cluster.Node, error) {
 	if err := expired(ctx); err != nil {
 		return nil, err
 	}
@@ -37,6 +43,7 @@ func (c *Cluster) nodes(ctx context.Context) ([]cluster.Node, error) {
 	if c.o.Nodes != nil {
 		declared = c.o.Nodes()
 	}
+	declared = Union(declared, more)
 	if len(declared) == 0 {
 		declared = []jobspecs.LocalNode{{Name: c.o.Hostname, GPUs: len(cards)}}
 	}
@@ -56,6 +63,17 @@ func (c *Cluster) nodes(ctx context.Context) ([]cluster.Node, error) {
 		}
 	}
 	return nodes, nil
+}
+
+// Union joins two declarations of nodes; the first to name a node says how many GPUs it has.
+func Union(a, b []jobspecs.LocalNode) []jobspecs.LocalNode {
+	out := slices.Clone(a)
+	for _, n := range b {
+		if !slices.ContainsFunc(out, func(o jobspecs.LocalNode) bool { return o.Name == n.Name }) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func machineMemory() (uint64, error) {

@@ -217,8 +217,10 @@ func (p *planner) missing(s *sight) {
 	switch {
 	case alive && len(s.replica.Ranks) > 0:
 		p.remind(s)
-		p.do(waitFor(LookUp, s.Launch, "cluster %s does not list a job of it, but its agent was heard of %s ago",
-			s.Cluster, rounded(p.silence(s))))
+		if m.Answers > 0 { // else the last list is older than the job
+			p.do(waitFor(LookUp, s.Launch, "cluster %s does not list a job of it, but its agent was heard of %s ago",
+				s.Cluster, rounded(p.silence(s))))
+		}
 	case alive || !enough:
 		p.do(p.lookUp(s, m))
 	case s.Job == "" && !admitted:

@@ -79,11 +79,12 @@ func (s *Server) launches(d ledger.Deployment, replica string, ended bool) ([]cl
 
 // read parses a deployment file that came over the wire: the controller trusts no client's checks.
 func read(source, text string) (jobspecs.Deployment, error) {
-	d, err := jobspecs.Parse(source, []byte(text))
-	if err == nil {
-		err = engine.Check(d)
-	}
+	doc, err := jobspecs.ParseDocument(source, []byte(text))
 	if err != nil {
+		return jobspecs.Deployment{}, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	d := doc.Deployment
+	if err := engine.Check(d); err != nil {
 		return d, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	missing := engine.MissingWeights(d, func(path string) bool {
@@ -91,7 +92,7 @@ func read(source, text string) (jobspecs.Deployment, error) {
 		return err == nil
 	})
 	if len(missing) > 0 {
-		return d, connect.NewError(connect.CodeFailedPrecondition, missing)
+		return d, connect.NewError(connect.CodeFailedPrecondition, doc.Locate(missing))
 	}
 	return d, nil
 }
@@ -113,7 +114,7 @@ func (c controlAPI) Apply(ctx context.Context, req *apiv1.ApplyRequest) (*apiv1.
 	if changed {
 		c.s.note("applied", d.Name, "", fmt.Sprintf("revision %d from %s is current", rev, orReason(req.Source, "standard input")))
 	}
-	c.s.o.Loop.Wake()
+	c.s.o.Loop.Refresh()
 	return &apiv1.ApplyResponse{Deployment: d.Name, Revision: uint32(rev), Changed: changed, Actions: wireActions(actions, d.Name)}, nil
 }
 
@@ -131,6 +132,9 @@ func (c controlAPI) Plan(ctx context.Context, req *apiv1.PlanRequest) (*apiv1.Pl
 		}
 		d = &parsed
 		resp.Deployment = d.Name
+		for _, note := range engine.Advice(parsed) {
+			resp.Warnings = append(resp.Warnings, note.Error())
+		}
 		resp.Revision, resp.Changed = c.s.nextRevision(parsed)
 	}
 	actions, err := c.s.o.Loop.DryRun(ctx, d)

@@ -32,6 +32,8 @@ import (
 // loop is what the server asks of the reconcile loop.
 type loop interface {
 	Wake()
+	// Refresh is Wake with a fresh look at what the clusters have.
+	Refresh()
 	// Last is what the last cycle decided, waits included.
 	Last() []plan.Action
 	// DryRun is what would be decided now, if the deployment were applied; nil = as things are.

@@ -25,7 +25,7 @@ type stage struct {
 
 const deployment = `apiVersion: penstock/v1
 name: demo
-model: {path: weights.bin, servedName: tiny}
+model: {path: $DEMO/weights.bin, servedName: tiny}
 engine:
   kind: sim                  # built in, needs no GPU; the same file serves vllm, sglang, trtllm, llamacpp
   args: [--load-rate, 64MiB, --speedup, "0.6"]
@@ -71,7 +71,7 @@ func (w *shortened) Write(p []byte) (int, error) {
 }
 
 func startController(ctx context.Context, s *stage) error {
-	if _, err := s.Write("demo.yaml", deployment); err != nil {
+	if _, err := s.Write("demo.yaml", strings.ReplaceAll(deployment, "$DEMO", s.Dir)); err != nil {
 		return err
 	}
 	if _, err := s.Weights("weights.bin", weights); err != nil {
