@@ -125,10 +125,11 @@ func (c *Client) dial(ctx context.Context, t Target, key peer) (*conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
 	defer cancel()
-	raw, err := c.dialer.DialContext(ctx, "tcp", t.Address)
+	tcp, err := c.dialer.DialContext(ctx, "tcp", t.Address)
 	if err != nil {
 		return nil, &Error{Target: t, Step: "connect", Err: err}
 	}
+	raw := newSocket(tcp)
 	if cfg == nil {
 		return newConn(key, raw, raw), nil
 	}

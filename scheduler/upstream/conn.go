@@ -15,12 +15,56 @@ const maxHead = 64 << 10
 // errHeadTooLong means that an answer's header is larger than maxHead.
 var errHeadTooLong = errors.New("the answer's header is too long")
 
+// socket is the TCP connection with a buffer, below TLS: a read takes what is there, several records of a busy stream at
+// once.
+type socket struct {
+	net.Conn
+	buf  []byte
+	r, w int
+	// dry: give what the buffer holds and never wait for more.
+	dry bool
+}
+
+// socketBuffer holds some dozens of tokens.
+const socketBuffer = 8 << 10
+
+func newSocket(c net.Conn) *socket { return &socket{Conn: c, buf: make([]byte, socketBuffer)} }
+
+func (s *socket) Read(p []byte) (int, error) {
+	if s.r == s.w {
+		if s.dry {
+			return 0, errDry
+		}
+		if len(p) >= len(s.buf) {
+			return s.Conn.Read(p)
+		}
+		n, err := s.Conn.Read(s.buf)
+		s.r, s.w = 0, n
+		if n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(p, s.buf[s.r:s.w])
+	s.r += n
+	return n, nil
+}
+
+// errDry says that a dry socket has nothing. TLS takes it for a timeout, after which reading may go on.
+var errDry net.Error = dryError{}
+
+type dryError struct{}
+
+func (dryError) Error() string   { return "nothing is buffered" }
+func (dryError) Timeout() bool   { return true }
+func (dryError) Temporary() bool { return true }
+
 // conn is one connection. One request uses it at a time.
 type conn struct {
 	peer   peer
-	raw    net.Conn // the TCP connection
+	raw    *socket
 	stream net.Conn // what is spoken over: TLS on raw, or raw itself
 	br     *bufio.Reader
+	err    error // met while reading ahead, and not yet returned
 
 	reused    bool
 	idleSince time.Time
@@ -30,13 +74,14 @@ type conn struct {
 	once sync.Once
 }
 
-func newConn(p peer, raw, stream net.Conn) *conn {
+func newConn(p peer, raw *socket, stream net.Conn) *conn {
 	cn := &conn{peer: p, raw: raw, stream: stream, head: -1}
 	cn.br = bufio.NewReaderSize(reader{cn}, 8<<10)
 	return cn
 }
 
-// reader counts what a header takes.
+// reader counts what a header takes, and takes along what came with it: on a busy machine several tokens wait, and passing
+// them on together saves a write for each.
 type reader struct{ cn *conn }
 
 func (r reader) Read(p []byte) (int, error) {
@@ -47,9 +92,25 @@ func (r reader) Read(p []byte) (int, error) {
 	if cn.head > 0 && len(p) > cn.head {
 		p = p[:cn.head]
 	}
+	if cn.err != nil {
+		return 0, cn.err
+	}
 	n, err := cn.stream.Read(p)
+	for err == nil && n < len(p) {
+		var more int
+		cn.raw.dry = true
+		more, err = cn.stream.Read(p[n:])
+		cn.raw.dry = false
+		n += more
+	}
 	if cn.head > 0 {
 		cn.head -= n
+	}
+	if n > 0 && err != nil {
+		if !errors.Is(err, errDry) {
+			cn.err = err
+		}
+		err = nil
 	}
 	return n, err
 }
@@ -73,10 +134,10 @@ func (cn *conn) kill() {
 // alive reports whether an idle connection can be used: nothing has come on it, neither an end nor bytes that nobody asked
 // for.
 func (cn *conn) alive() bool {
-	if cn.br.Buffered() > 0 {
+	if cn.br.Buffered() > 0 || cn.raw.r < cn.raw.w || cn.err != nil {
 		return false
 	}
-	sc, ok := cn.raw.(syscall.Conn)
+	sc, ok := cn.raw.Conn.(syscall.Conn)
 	if !ok {
 		return true
 	}
