@@ -1,6 +1,9 @@
 package gpu
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // merge adds a process to a list, or its memory to that of the same process: it may hold memory on several instances of
 // a card. A sum with an unknown part is unknown.
@@ -9,13 +12,16 @@ func merge(list []Process, p Process) []Process {
 	if i < 0 {
 		return append(list, p)
 	}
-	if list[i].Memory == nil || p.Memory == nil {
-		list[i].Memory = nil
-		return list
-	}
-	total := *list[i].Memory + *p.Memory
-	list[i].Memory = &total
+	list[i].Memory = sum(list[i].Memory, p.Memory)
 	return list
+}
+
+func sum(a, b *uint64) *uint64 {
+	if a == nil || b == nil || *b > math.MaxUint64-*a {
+		return nil
+	}
+	total := *a + *b
+	return &total
 }
 
 func lists(list []Process, pid int) bool {

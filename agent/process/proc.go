@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -58,7 +59,7 @@ func parseStat(line []byte) (Proc, error) {
 	}
 	var err error
 	number := func(s string) uint64 {
-		n, e := strconv.ParseUint(s, 10, 63)
+		n, e := strconv.ParseUint(s, 10, 61) // so that four fit into one
 		err = errors.Join(err, e)
 		return n
 	}
@@ -79,7 +80,7 @@ func parseStat(line []byte) (Proc, error) {
 		Command: strings.ToValidUTF8(string(line[open+1:end]), "?"),
 	}
 	ticks := number(fields[statUTime]) + number(fields[statSTime]) + number(fields[statCUTime]) + number(fields[statCSTime])
-	p.CPU = time.Duration(ticks) * tick
+	p.CPU = time.Duration(min(ticks, math.MaxInt64/uint64(tick))) * tick
 	return p, err
 }
 

@@ -10,7 +10,8 @@
 // it. Being a subreaper is a property of the whole operating system process, and so is the package's only state: which
 // trees were started and are not yet gone. Other code in the same process may run programs with os/exec, as long as it
 // does not give them a session of their own (SysProcAttr.Setsid): a child in another session that is not the first of a
-// tree is taken for an orphan.
+// tree is taken for an orphan, reaped when it ends, and ended with the last tree unless it carries the token of another
+// launch.
 package process
 
 import (
@@ -40,11 +41,12 @@ type Spec struct {
 
 // Process is a process tree, named by its first process. Its methods are safe for concurrent use.
 type Process struct {
-	pid   int
-	nonce string // value of EnvProcess in every process of the tree
-	grace time.Duration
-	cmd   *exec.Cmd
-	pipes []*pipe
+	pid    int
+	nonce  string // value of EnvProcess in every process of the tree, except for trees inside it
+	launch LaunchToken
+	grace  time.Duration
+	cmd    *exec.Cmd
+	pipes  []*pipe
 
 	ended chan struct{} // closed when the first process has ended
 	gone  chan struct{} // closed when the rest of the tree has ended too

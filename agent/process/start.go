@@ -48,12 +48,13 @@ func prepare(spec Spec) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{
-		nonce: newNonce(),
-		grace: spec.Grace,
-		ended: make(chan struct{}),
-		gone:  make(chan struct{}),
-		done:  make(chan struct{}),
-		poke:  make(chan struct{}, 1),
+		nonce:  newNonce(),
+		launch: spec.Mark.Launch,
+		grace:  spec.Grace,
+		ended:  make(chan struct{}),
+		gone:   make(chan struct{}),
+		done:   make(chan struct{}),
+		poke:   make(chan struct{}, 1),
 	}
 	p.cmd = &exec.Cmd{
 		Path: path,

@@ -61,11 +61,7 @@ func marked(pid int, l Leftovers, own map[string]bool) (Mark, bool) {
 	if !owned(pid) {
 		return Mark{}, false
 	}
-	environ, err := readEnviron(pid)
-	if err != nil {
-		return Mark{}, false
-	}
-	mark, nonce := markOf(environ)
+	mark, nonce := identify(pid)
 	return mark, l.match(mark) && !own[nonce]
 }
 

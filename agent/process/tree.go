@@ -34,7 +34,7 @@ func (p *Process) alive() ([]Proc, error) {
 	}
 	safe := untouchable(all)
 	return living(descend(all, func(q Proc) bool {
-		return member[q.PID] || !safe[q.PID] && owned(q.PID) && nonceOf(q.PID) == p.nonce
+		return member[q.PID] || !safe[q.PID] && owned(q.PID) && p.carriedBy(q.PID)
 	})), nil
 }
 
@@ -50,9 +50,16 @@ func (p *Process) members(all []Proc) []Proc {
 		case !orphans[q.PID] || leaders[q.SID] || leaders[q.PGID]:
 			return false
 		}
-		nonce := nonceOf(q.PID)
-		return nonce == p.nonce || nonce == "" && alone
+		return p.claims(q.PID, alone)
 	})
+}
+
+// claims tells whether an orphan is of this tree: by its nonce, or, where there is no other tree, because it carries no
+// mark or the nonce of a tree inside this one, such as the engine of an agent that was started here. What carries the
+// token of another launch came from elsewhere.
+func (p *Process) claims(pid int, alone bool) bool {
+	mark, nonce := identify(pid)
+	return nonce == p.nonce || alone && (mark.Launch == "" || mark.Launch == p.launch)
 }
 
 // orphans are the processes that this one, as subreaper, has become the parent of: children in another session that are
@@ -124,12 +131,16 @@ func untouchable(all []Proc) map[int]bool {
 	return safe
 }
 
-// nonceOf reads a process's tree nonce, empty where it has none or does not show it.
-func nonceOf(pid int) string {
+// identify reads what a process carries: nothing where it has no mark or does not show it.
+func identify(pid int) (Mark, string) {
 	environ, err := readEnviron(pid)
 	if err != nil {
-		return ""
+		return Mark{}, ""
 	}
-	_, nonce := markOf(environ)
-	return nonce
+	return markOf(environ)
+}
+
+func (p *Process) carriedBy(pid int) bool {
+	_, nonce := identify(pid)
+	return nonce == p.nonce
 }

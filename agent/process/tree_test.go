@@ -101,7 +101,7 @@ func TestStopEndsOrphansWithoutAMark(t *testing.T) {
 	p, dir := start(t, Spec{Env: nestEnv}, `(setsid env -i "$(command -v sh)" -c 'PATH=$2; `+be+`' sh $1 $PATH &) ; `+be)
 	procs := pids(t, dir, 2)
 	for _, q := range procs {
-		if carries := nonceOf(q.PID) == p.nonce; carries != (q.PID == p.PID()) {
+		if carries := p.carriedBy(q.PID); carries != (q.PID == p.PID()) {
 			t.Fatalf("process %d carries the mark: %v, and the first process is %d", q.PID, carries, p.PID())
 		}
 	}
@@ -109,6 +109,32 @@ func TestStopEndsOrphansWithoutAMark(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantGone(t, procs)
+}
+
+// Not parallel, for the same reason. The agent's engine dies with it, but what the engine has started carries the mark of
+// a tree that nobody tends any more.
+func TestTreeInATreeEndsWithIt(t *testing.T) {
+	mark, dir := newMark(), t.TempDir()
+	p, _ := start(t, Spec{Argv: []string{os.Args[0]}, Mark: mark, Env: []string{envHelper + "=agent", "DIR=" + dir}}, "")
+	procs := pids(t, dir, 3)
+	bystander := sleeper(t, newMark().Environ(), &syscall.SysProcAttr{Setsid: true}) // looks like an orphan, but of another launch
+	agent, err := readStat(p.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := strike(agent, syscall.SIGKILL, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Wait(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	wantGone(t, procs)
+	if left, err := Find(Leftovers{Launch: mark.Launch}); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if !runs(bystander) {
+		t.Error("a process of another launch was killed")
+	}
 }
 
 func TestStopEndsWhatCarriesTheMarkElsewhere(t *testing.T) {
