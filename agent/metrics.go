@@ -4,14 +4,14 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // metrics are the agent's own. The engine's are read by agent/engine and go out in reports.
 type metrics struct {
-	requests   *prometheus.CounterVec
-	open       prometheus.Gauge
-	cut        prometheus.Counter
-	starts     prometheus.Counter
-	failures   prometheus.Counter
-	phase      prometheus.Gauge
-	messages   *prometheus.CounterVec
-	reconnects prometheus.Counter
+	requests *prometheus.CounterVec
+	open     prometheus.Gauge
+	cut      prometheus.Counter
+	starts   prometheus.Counter
+	failures prometheus.Counter
+	phase    prometheus.Gauge
+	messages *prometheus.CounterVec
+	connects prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -37,10 +37,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "penstock_agent_report_messages_total", Help: "Messages to the controller, by kind: full, delta, again.",
 		}, []string{"kind"}),
-		reconnects: prometheus.NewCounter(prometheus.CounterOpts{
+		connects: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "penstock_agent_report_connects_total", Help: "Report streams that were opened.",
 		}),
 	}
-	r.MustRegister(m.requests, m.open, m.cut, m.starts, m.failures, m.phase, m.messages, m.reconnects)
+	r.MustRegister(m.requests, m.open, m.cut, m.starts, m.failures, m.phase, m.messages, m.connects)
 	return m
 }

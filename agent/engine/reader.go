@@ -36,7 +36,7 @@ type Options struct {
 	Socket  string
 	Address string
 	// Check is asked about every new connection before anything is sent on it; nil = no check.
-	Check func(net.Conn) error
+	Check func(context.Context, net.Conn) error
 	// Key is sent as a bearer token; empty = none.
 	Key string
 }
@@ -73,7 +73,7 @@ func dialer(o Options) func(context.Context, string, string) (net.Conn, error) {
 		if err != nil || o.Check == nil {
 			return conn, err
 		}
-		if err := o.Check(conn); err != nil {
+		if err := o.Check(ctx, conn); err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}
 		return conn, nil

@@ -225,7 +225,7 @@ func TestKeyOverTCP(t *testing.T) {
 func TestEveryConnectionIsChecked(t *testing.T) {
 	t.Parallel()
 	foreign := errors.New("not ours")
-	o := Options{Traits: vllmTraits, Check: func(net.Conn) error { return foreign }}
+	o := Options{Traits: vllmTraits, Check: func(context.Context, net.Conn) error { return foreign }}
 	r := serve(t, o, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("asked a listener that is not ours") }))
 	if err := r.Health(t.Context()); !errors.Is(err, foreign) {
 		t.Errorf("got %v", err)
