@@ -12,6 +12,7 @@ import (
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock/dgxa100"
+	"github.com/NVIDIA/go-nvml/pkg/nvml/mock/server"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -21,14 +22,14 @@ func everything() abilities {
 	return can
 }
 
-// dgx is a mock of a server with eight cards that answer every question, and the events that wait in it.
-func dgx() (*dgxa100.Server, *[]nvml.EventData) {
-	server := dgxa100.New()
-	for _, d := range server.Devices {
-		answer(d.(*dgxa100.Device))
+// dgx is a mock of a host with eight cards that answer every question, and the events that wait in it.
+func dgx() (*server.Server, *[]nvml.EventData) {
+	host := dgxa100.New()
+	for _, d := range host.Devices {
+		answer(d.(*server.Device))
 	}
 	waiting := new([]nvml.EventData)
-	server.EventSetCreateFunc = func() (nvml.EventSet, nvml.Return) {
+	host.EventSetCreateFunc = func() (nvml.EventSet, nvml.Return) {
 		return &mock.EventSet{
 			WaitFunc: func(uint32) (nvml.EventData, nvml.Return) {
 				if len(*waiting) == 0 {
@@ -41,11 +42,11 @@ func dgx() (*dgxa100.Server, *[]nvml.EventData) {
 			FreeFunc: func() nvml.Return { return nvml.SUCCESS },
 		}, nvml.SUCCESS
 	}
-	return server, waiting
+	return host, waiting
 }
 
 // answer sets the functions that the mock of a device lacks.
-func answer(d *dgxa100.Device) {
+func answer(d *server.Device) {
 	d.GetMemoryInfo_v2Func = func() (nvml.Memory_v2, nvml.Return) {
 		return nvml.Memory_v2{Total: 40 * gib, Used: gib}, nvml.SUCCESS
 	}
@@ -77,18 +78,18 @@ func open(t *testing.T, lib nvml.Interface, can abilities) *NVML {
 	return n
 }
 
-func device(s *dgxa100.Server, i int) *dgxa100.Device { return s.Devices[i].(*dgxa100.Device) }
+func device(s *server.Server, i int) *server.Device { return s.Devices[i].(*server.Device) }
 
 func TestNVMLReadsEveryField(t *testing.T) {
 	t.Parallel()
-	server, _ := dgx()
-	got := checkSampler(t, open(t, server, everything()))
+	host, _ := dgx()
+	got := checkSampler(t, open(t, host, everything()))
 	if len(got.GPUs) != 8 {
 		t.Fatalf("%d cards, want 8", len(got.GPUs))
 	}
 	for i, g := range got.GPUs {
 		want := GPU{
-			UUID: device(server, i).UUID, Name: "Mock NVIDIA A100-SXM4-40GB", Index: i,
+			UUID: device(host, i).UUID, Name: "Mock NVIDIA A100-SXM4-40GB", Index: i,
 			MemoryTotal: of(40 * gib), MemoryUsed: of(gib), Utilization: of(0.5), TemperatureC: of(33.0),
 			PowerW: of(123.4), PowerLimitW: of(400.0), SMClockMHz: of(uint32(1001)), MemClockMHz: of(uint32(1002)),
 			ECCCorrected: of(uint64(10)), ECCUncorrected: of(uint64(11)), XIDs: []uint32{}, Processes: []Process{},
@@ -101,12 +102,12 @@ func TestNVMLReadsEveryField(t *testing.T) {
 
 func TestNVMLLeavesOutWhatACardDoesNotTell(t *testing.T) {
 	t.Parallel()
-	server, _ := dgx()
-	device(server, 1).GetTemperatureFunc = func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 0, nvml.ERROR_NOT_SUPPORTED }
-	device(server, 1).GetComputeRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) { return nil, nvml.ERROR_NO_PERMISSION }
-	device(server, 1).GetGraphicsRunningProcessesFunc = device(server, 1).GetComputeRunningProcessesFunc
-	n := open(t, server, everything())
-	lost := device(server, 2)
+	host, _ := dgx()
+	device(host, 1).GetTemperatureFunc = func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 0, nvml.ERROR_NOT_SUPPORTED }
+	device(host, 1).GetComputeRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) { return nil, nvml.ERROR_NO_PERMISSION }
+	device(host, 1).GetGraphicsRunningProcessesFunc = device(host, 1).GetComputeRunningProcessesFunc
+	n := open(t, host, everything())
+	lost := device(host, 2)
 	lost.GetUtilizationRatesFunc = func() (nvml.Utilization, nvml.Return) { return nvml.Utilization{}, nvml.ERROR_GPU_IS_LOST }
 	lost.GetNameFunc = func() (string, nvml.Return) { return "", nvml.ERROR_GPU_IS_LOST }
 	got := checkSampler(t, n).GPUs
@@ -123,15 +124,15 @@ func TestNVMLLeavesOutWhatACardDoesNotTell(t *testing.T) {
 
 func TestNVMLListsACardThatWasLostBefore(t *testing.T) {
 	t.Parallel()
-	server, _ := dgx()
-	all := server.DeviceGetHandleByIndexFunc
-	server.DeviceGetHandleByIndexFunc = func(i int) (nvml.Device, nvml.Return) {
+	host, _ := dgx()
+	all := host.DeviceGetHandleByIndexFunc
+	host.DeviceGetHandleByIndexFunc = func(i int) (nvml.Device, nvml.Return) {
 		if i == 1 {
 			return nil, nvml.ERROR_GPU_IS_LOST
 		}
 		return all(i)
 	}
-	got := checkSampler(t, open(t, server, everything())).GPUs
+	got := checkSampler(t, open(t, host, everything())).GPUs
 	if len(got) != 8 {
 		t.Fatalf("%d cards", len(got))
 	}
@@ -142,8 +143,8 @@ func TestNVMLListsACardThatWasLostBefore(t *testing.T) {
 
 func TestNVMLMergesProcesses(t *testing.T) {
 	t.Parallel()
-	server, _ := dgx()
-	device(server, 0).GetComputeRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) {
+	host, _ := dgx()
+	device(host, 0).GetComputeRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) {
 		return []nvml.ProcessInfo{
 			{Pid: 1, UsedGpuMemory: 10, GpuInstanceId: 1},
 			{Pid: 2, UsedGpuMemory: 20},
@@ -152,10 +153,10 @@ func TestNVMLMergesProcesses(t *testing.T) {
 			{Pid: 3, UsedGpuMemory: 7},
 		}, nvml.SUCCESS
 	}
-	device(server, 0).GetGraphicsRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) {
+	device(host, 0).GetGraphicsRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) {
 		return []nvml.ProcessInfo{{Pid: 2, UsedGpuMemory: 20}, {Pid: 4, UsedGpuMemory: 40}}, nvml.SUCCESS
 	}
-	got := checkSampler(t, open(t, server, everything())).GPUs[0].Processes
+	got := checkSampler(t, open(t, host, everything())).GPUs[0].Processes
 	want := []Process{{1, of(uint64(15))}, {2, of(uint64(20))}, {3, nil}, {4, of(uint64(40))}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -164,12 +165,12 @@ func TestNVMLMergesProcesses(t *testing.T) {
 
 func TestNVMLCollectsXIDs(t *testing.T) {
 	t.Parallel()
-	server, waiting := dgx()
-	server.Devices = server.Devices[:3]
-	device(server, 2).RegisterEventsFunc = func(uint64, nvml.EventSet) nvml.Return { return nvml.ERROR_NOT_SUPPORTED }
-	n := open(t, server, everything())
+	host, waiting := dgx()
+	host.Devices = host.Devices[:3]
+	device(host, 2).RegisterEventsFunc = func(uint64, nvml.EventSet) nvml.Return { return nvml.ERROR_NOT_SUPPORTED }
+	n := open(t, host, everything())
 	xid := func(card int, code uint64) nvml.EventData {
-		return nvml.EventData{Device: server.Devices[card], EventType: nvml.EventTypeXidCriticalError, EventData: code, GpuInstanceId: wholeCard}
+		return nvml.EventData{Device: host.Devices[card], EventType: nvml.EventTypeXidCriticalError, EventData: code, GpuInstanceId: wholeCard}
 	}
 	other := xid(0, 1)
 	other.EventType = nvml.EventTypeClock
@@ -190,11 +191,11 @@ func TestNVMLCollectsXIDs(t *testing.T) {
 
 func TestNVMLTakesInManyEvents(t *testing.T) {
 	t.Parallel()
-	server, waiting := dgx()
-	n := open(t, server, everything())
+	host, waiting := dgx()
+	n := open(t, host, everything())
 	for i := range pollMax + 10 {
 		*waiting = append(*waiting, nvml.EventData{
-			Device: server.Devices[0], EventType: nvml.EventTypeXidCriticalError, EventData: uint64(i), GpuInstanceId: wholeCard,
+			Device: host.Devices[0], EventType: nvml.EventTypeXidCriticalError, EventData: uint64(i), GpuInstanceId: wholeCard,
 		})
 	}
 	for _, want := range []int{pollMax, pollMax + 10} {
@@ -207,8 +208,8 @@ func TestNVMLTakesInManyEvents(t *testing.T) {
 
 func TestNVMLListsInstances(t *testing.T) {
 	t.Parallel()
-	server, waiting := dgx()
-	card := device(server, 0)
+	host, waiting := dgx()
+	card := device(host, 0)
 	card.MigMode = nvml.DEVICE_MIG_ENABLE
 	instance := dgxa100.NewDevice(0)
 	answer(instance)
@@ -227,7 +228,7 @@ func TestNVMLListsInstances(t *testing.T) {
 	}{{5, 94}, {6, 95}, {wholeCard, 79}} {
 		*waiting = append(*waiting, nvml.EventData{Device: card, EventType: nvml.EventTypeXidCriticalError, EventData: e.code, GpuInstanceId: e.instance})
 	}
-	got := checkSampler(t, open(t, server, everything())).GPUs
+	got := checkSampler(t, open(t, host, everything())).GPUs
 	if len(got) != 9 || got[1].UUID != "MIG-1" || got[1].MIGParent != card.UUID || got[1].Utilization != nil || *got[1].MemoryUsed != gib {
 		t.Fatalf("%d cards and instances, the second %+v", len(got), got[1])
 	}
@@ -239,9 +240,9 @@ func TestNVMLListsInstances(t *testing.T) {
 func TestNVMLSaysWhenTheDriverIsGone(t *testing.T) {
 	t.Parallel()
 	for _, ret := range []nvml.Return{nvml.ERROR_UNINITIALIZED, nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH} {
-		server, _ := dgx()
-		n := open(t, server, everything())
-		device(server, 4).GetPowerUsageFunc = func() (uint32, nvml.Return) { return 0, ret }
+		host, _ := dgx()
+		n := open(t, host, everything())
+		device(host, 4).GetPowerUsageFunc = func() (uint32, nvml.Return) { return 0, ret }
 		if _, err := n.Sample(t.Context()); !errors.Is(err, ret) || !strings.Contains(err.Error(), "does not answer") {
 			t.Errorf("%d: %v", ret, err)
 		}
@@ -251,7 +252,7 @@ func TestNVMLSaysWhenTheDriverIsGone(t *testing.T) {
 func TestNVMLCallsNothingThatTheLibraryLacks(t *testing.T) {
 	t.Parallel()
 	// The devices of this mock panic at each function that is not set.
-	server := dgxa100.New()
+	host := dgxa100.New()
 	can, err := abilitiesOf(func(symbol string) error {
 		for _, names := range append(required, symbols[deviceUUID], symbols[migMode]) {
 			for _, name := range names {
@@ -265,8 +266,8 @@ func TestNVMLCallsNothingThatTheLibraryLacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := checkSampler(t, open(t, server, can)).GPUs
-	if diff := cmp.Diff(GPU{UUID: device(server, 3).UUID, Index: 3}, got[3]); diff != "" {
+	got := checkSampler(t, open(t, host, can)).GPUs
+	if diff := cmp.Diff(GPU{UUID: device(host, 3).UUID, Index: 3}, got[3]); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -290,24 +291,24 @@ func TestAbilitiesNeedWhatIsRequired(t *testing.T) {
 
 func TestNVMLWithoutEventsKnowsNoXIDs(t *testing.T) {
 	t.Parallel()
-	server, _ := dgx()
-	server.EventSetCreateFunc = func() (nvml.EventSet, nvml.Return) { return nil, nvml.ERROR_NOT_SUPPORTED }
-	if got := checkSampler(t, open(t, server, everything())).GPUs[0].XIDs; got != nil {
+	host, _ := dgx()
+	host.EventSetCreateFunc = func() (nvml.EventSet, nvml.Return) { return nil, nvml.ERROR_NOT_SUPPORTED }
+	if got := checkSampler(t, open(t, host, everything())).GPUs[0].XIDs; got != nil {
 		t.Errorf("XIDs %v, want unknown", got)
 	}
 }
 
 func TestNVMLClosesWhatItOpens(t *testing.T) {
 	t.Parallel()
-	server, _ := dgx()
+	host, _ := dgx()
 	shut := 0
-	server.ShutdownFunc = func() nvml.Return { shut++; return nvml.SUCCESS }
-	server.DeviceGetCountFunc = func() (int, nvml.Return) { return 0, nvml.ERROR_UNKNOWN }
-	if _, err := newNVML(server, everything()); !errors.Is(err, nvml.ERROR_UNKNOWN) || errors.Is(err, ErrNoGPU) || shut != 1 {
+	host.ShutdownFunc = func() nvml.Return { shut++; return nvml.SUCCESS }
+	host.DeviceGetCountFunc = func() (int, nvml.Return) { return 0, nvml.ERROR_UNKNOWN }
+	if _, err := newNVML(host, everything()); !errors.Is(err, nvml.ERROR_UNKNOWN) || errors.Is(err, ErrNoGPU) || shut != 1 {
 		t.Errorf("%v, shut down %d times", err, shut)
 	}
-	server.ShutdownFunc = func() nvml.Return { return nvml.ERROR_UNKNOWN }
-	n := &NVML{lib: server}
+	host.ShutdownFunc = func() nvml.Return { return nvml.ERROR_UNKNOWN }
+	n := &NVML{lib: host}
 	if err := n.Close(); !errors.Is(err, nvml.ERROR_UNKNOWN) {
 		t.Errorf("close: %v", err)
 	}
@@ -315,13 +316,13 @@ func TestNVMLClosesWhatItOpens(t *testing.T) {
 
 func TestNVMLStopsBetweenCards(t *testing.T) {
 	t.Parallel()
-	server, _ := dgx()
-	n := open(t, server, everything())
+	host, _ := dgx()
+	n := open(t, host, everything())
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	asked := 0
-	for i := range server.Devices {
-		device(server, i).GetPowerUsageFunc = func() (uint32, nvml.Return) { asked++; cancel(); return 0, nvml.SUCCESS }
+	for i := range host.Devices {
+		device(host, i).GetPowerUsageFunc = func() (uint32, nvml.Return) { asked++; cancel(); return 0, nvml.SUCCESS }
 	}
 	if _, err := n.Sample(ctx); !errors.Is(err, context.Canceled) || asked != 1 {
 		t.Errorf("%v after %d cards", err, asked)

@@ -48,7 +48,8 @@ func (p *Process) ownsUnix(ctx context.Context, path string) error {
 }
 
 // OwnsConn checks that the other end of a unix connection that was dialled was made a listener by a process of this
-// tree. The kernel keeps who that was, whoever accepts later. It costs a few reads of /proc.
+// tree. The kernel keeps who that was, whoever accepts later. It costs one read of /proc, or a
+// look at all processes where that one has left the session of the tree.
 func (p *Process) OwnsConn(conn net.Conn) error {
 	peer, err := peerOf(conn)
 	if err != nil {
@@ -91,12 +92,22 @@ func (p *Process) contains(pid int) (bool, error) {
 	if pid == p.pid {
 		return true, nil
 	}
+	q, err := readStat(pid)
+	if errors.Is(err, errGone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if q.SID == p.pid || q.PGID == p.pid {
+		return true, nil // without a look at all processes: this is asked for each connection
+	}
 	tree, err := p.Tree()
 	if err != nil {
 		return false, err
 	}
-	for _, q := range tree {
-		if q.PID == pid {
+	for _, member := range tree {
+		if member.same(q) {
 			return true, nil
 		}
 	}

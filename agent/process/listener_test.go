@@ -194,6 +194,22 @@ func TestEndedTreeOwnsNothing(t *testing.T) {
 	}
 }
 
+func TestContains(t *testing.T) {
+	t.Parallel()
+	p, dir := start(t, Spec{Env: nestEnv}, nest["daemon of a daemon"].script)
+	for _, q := range pids(t, dir, 3) {
+		if ours, err := p.contains(q.PID); !ours || err != nil {
+			t.Errorf("%s: %v, %v", describe([]Proc{q}), ours, err)
+		}
+	}
+	other, _ := start(t, Spec{}, `sleep 1000`)
+	for _, pid := range []int{1, os.Getpid(), other.PID(), 1 << 30} {
+		if ours, err := p.contains(pid); ours || err != nil {
+			t.Errorf("process %d: %v, %v", pid, ours, err)
+		}
+	}
+}
+
 func TestOwnsConnRefusesOtherConnections(t *testing.T) {
 	t.Parallel()
 	p, _ := start(t, Spec{}, `sleep 1000`)

@@ -22,7 +22,8 @@ import (
 func rotate(t interface {
 	Fatal(...any)
 	Helper()
-}, opts RotatingOptions) *Rotating {
+}, opts RotatingOptions,
+) *Rotating {
 	t.Helper()
 	r, err := NewRotating(opts)
 	if err != nil {
