@@ -65,7 +65,7 @@ func runRun(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 	if err := printRun(inv, resp, o.parsable); err != nil || o.detach {
 		return err
 	}
-	return follow(ctx, inv, control, followOptions{deployment: resp.Deployment, until: "ready", timeout: o.timeout})
+	return follow(ctx, inv, control, followOptions{deployment: resp.Deployment, until: "ready", revision: resp.Revision, timeout: o.timeout})
 }
 
 func printRun(inv *invocation, resp *apiv1.ApplyResponse, parsable bool) error {

@@ -46,6 +46,7 @@ func runWait(ctx context.Context, inv *invocation, control apiv1.ControlServiceC
 type followOptions struct {
 	deployment string
 	until      string // ready, stopped
+	revision   uint32 // the one that is waited for; its roll-back is a failure. 0 = any
 	timeout    time.Duration
 }
 
@@ -65,7 +66,7 @@ func follow(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 		case err == nil && len(st.Deployments) > 0:
 			last = st.Deployments[0]
 			sayProgress(inv, last, o.until, st.At.AsTime(), said)
-			if done, err := reached(last, o.until); done || err != nil {
+			if done, err := reached(last, o); done || err != nil {
 				return err
 			}
 		case connect.CodeOf(err) == connect.CodeNotFound && o.until == "stopped":
@@ -87,15 +88,15 @@ func follow(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 }
 
 // reached says whether the deployment is where it should be, or can't get there.
-func reached(d *apiv1.DeploymentStatus, until string) (bool, error) {
+func reached(d *apiv1.DeploymentStatus, o followOptions) (bool, error) {
 	switch {
-	case d.RolledBackFrom != 0 && until == "ready" && d.State == "ready":
+	case o.revision != 0 && d.RolledBackFrom == o.revision:
 		return true, fail(ExitFailed, "penstock events "+d.Name, "%s: revision %d failed and was rolled back to %d", d.Name, d.RolledBackFrom, d.Revision)
-	case d.State == until:
+	case d.State == o.until:
 		return true, nil
 	case d.State == "failed":
 		return true, fail(ExitFailed, "penstock logs "+d.Name, "%s failed: %s%s", d.Name, d.Reason, lastWords(d))
-	case until == "ready" && d.State == "stopped":
+	case o.until == "ready" && d.State == "stopped":
 		return true, fail(ExitFailed, "penstock run FILE starts it again", "%s was stopped", d.Name)
 	}
 	return false, nil

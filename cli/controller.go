@@ -158,7 +158,7 @@ func (c *controller) openClusters() error {
 		Dir: filepath.Join(c.state, "local"), RuntimeDir: filepath.Join(c.runtime, "local"),
 		Shim: func(dir string) []string { return []string{c.inv.Self, "local-job", "--dir", dir} },
 		AgentCommand: func(s cluster.Submission, rank int) []string {
-			return agentArgv(c.inv.Self, s, rank)
+			return agentArgv(c.inv, s, rank)
 		},
 		Environ: c.inv.Environ,
 		Nodes:   func() []jobspecs.LocalNode { return c.localNodes(declared) },

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +18,7 @@ import (
 	"github.com/penstock/penstock/agent"
 	"github.com/penstock/penstock/agent/gpu"
 	"github.com/penstock/penstock/agent/process"
+	"github.com/penstock/penstock/jobspecs/render"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/identity"
 	"github.com/penstock/penstock/scheduler/local"
@@ -57,11 +57,9 @@ func parseAgent(c *cli.Context) (agentOptions, error) {
 }
 
 // agentArgv is the command line of one rank of a local job. It holds the path of the join file and no secret.
-func agentArgv(self string, s cluster.Submission, rank int) []string {
-	return []string{
-		self, "agent", "--join", s.JoinFile, "--node", s.Launch.Placement[rank].Node, "--rank", strconv.Itoa(rank),
-		"--nodes", strconv.Itoa(s.Launch.Nodes), "--listen-host", "127.0.0.1",
-	}
+func agentArgv(inv *invocation, s cluster.Submission, rank int) []string {
+	return append(render.Agent(inv.Self, s.JoinFile, rank, s.Launch.Nodes), "--node", s.Launch.Placement[rank].Node,
+		"--listen-host", "127.0.0.1", "--runtime-dir", inv.set.get("runtimeDir"))
 }
 
 // runAgent runs until the launch is over. The first SIGTERM (or ctrl-c) drains, the second ends at once.

@@ -109,7 +109,7 @@ func (s *script) rank(role jobspecs.RoleKind, rank int) error {
 		return err
 	}
 	name := fmt.Sprintf("%s_%d", role, rank)
-	fmt.Fprintf(&s.funcs, "\nagent_%s() {\n  exec %s\n}\n", name, command(Agent(penstock, joinFile, rank), "    ", s.vars))
+	fmt.Fprintf(&s.funcs, "\nagent_%s() {\n  exec %s\n}\n", name, command(Agent(penstock, joinFile, rank, s.d.Roles[role].Nodes), "    ", s.vars))
 	s.call("agent", role, rank)
 	if len(c.Argv) == 0 {
 		return nil

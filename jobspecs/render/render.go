@@ -10,6 +10,6 @@ import "strconv"
 
 // Agent is the command line of one rank's agent, the same on every cluster. joinFile is the path of the launch's 0600
 // file: the token itself is never on a command line.
-func Agent(self, joinFile string, rank int) []string {
-	return []string{self, "agent", "--join", joinFile, "--node-rank", strconv.Itoa(rank)}
+func Agent(self, joinFile string, rank, nodes int) []string {
+	return []string{self, "agent", "--join", joinFile, "--rank", strconv.Itoa(rank), "--nodes", strconv.Itoa(nodes)}
 }

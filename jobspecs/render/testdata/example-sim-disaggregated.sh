@@ -18,7 +18,8 @@ TRANSFER_PORT=${TRANSFER_PORT:-61002} # drawn at the start
 agent_prefill_0() {
   exec "${PENSTOCK}" agent \
     --join "${JOIN}" \
-    --node-rank 0
+    --rank 0 \
+    --nodes 1
 }
 
 engine_prefill_0() {
@@ -37,7 +38,8 @@ engine_prefill_0() {
 agent_decode_0() {
   exec "${PENSTOCK}" agent \
     --join "${JOIN}" \
-    --node-rank 0
+    --rank 0 \
+    --nodes 1
 }
 
 engine_decode_0() {

@@ -14,7 +14,8 @@ JOIN=${JOIN:-} # the 0600 file that the controller writes for each launch
 agent_mixed_0() {
   exec "${PENSTOCK}" agent \
     --join "${JOIN}" \
-    --node-rank 0
+    --rank 0 \
+    --nodes 1
 }
 
 engine_mixed_0() {

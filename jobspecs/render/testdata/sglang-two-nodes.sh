@@ -18,7 +18,8 @@ ENGINE_PORT=${ENGINE_PORT:-61003} # drawn at the start
 agent_mixed_0() {
   exec "${PENSTOCK}" agent \
     --join "${JOIN}" \
-    --node-rank 0
+    --rank 0 \
+    --nodes 2
 }
 
 engine_mixed_0() {
@@ -44,7 +45,8 @@ engine_mixed_0() {
 agent_mixed_1() {
   exec "${PENSTOCK}" agent \
     --join "${JOIN}" \
-    --node-rank 1
+    --rank 1 \
+    --nodes 2
 }
 
 engine_mixed_1() {

@@ -19,7 +19,8 @@ ENGINE_PORT=${ENGINE_PORT:-61003} # drawn at the start
 agent_prefill_0() {
   exec "${PENSTOCK}" agent \
     --join "${JOIN}" \
-    --node-rank 0
+    --rank 0 \
+    --nodes 1
 }
 
 engine_prefill_0() {
@@ -48,7 +49,8 @@ END_OF_FILE
 agent_decode_0() {
   exec "${PENSTOCK}" agent \
     --join "${JOIN}" \
-    --node-rank 0
+    --rank 0 \
+    --nodes 1
 }
 
 engine_decode_0() {
