@@ -59,22 +59,21 @@ func TestCutAtEveryByte(t *testing.T) {
 	for _, tc := range []struct {
 		name, path, body string
 		max              int
-		eager, noIDs     bool
-		pack             func(int) int
+		manner           manner
 		stop             []string
 	}{
 		{name: "chat", path: pathChat, body: fmt.Sprintf(chatBody, "q12", 7, usage), max: 7},
-		{name: "chat, text shown eagerly", path: pathChat, body: fmt.Sprintf(chatBody, "q7", 7, ""), max: 7, eager: true},
-		{name: "completion", path: pathCompletions, body: fmt.Sprintf(completion, "c3", 7, usage), max: 7, eager: true},
-		{name: "several tokens a chunk", path: pathChat, body: fmt.Sprintf(chatBody, "q9", 10, usage), max: 10, pack: func(i int) int { return 1 + i%3 }},
+		{name: "chat, text shown eagerly", path: pathChat, body: fmt.Sprintf(chatBody, "q7", 7, ""), max: 7, manner: manner{eager: true}},
+		{name: "completion", path: pathCompletions, body: fmt.Sprintf(completion, "c3", 7, usage), max: 7, manner: manner{eager: true}},
+		{name: "several tokens a chunk", path: pathChat, body: fmt.Sprintf(chatBody, "q9", 10, usage), max: 10, manner: manner{tokens: func(i int) int { return 1 + i%3 }}},
 		{name: "stop strings", path: pathCompletions, body: fmt.Sprintf(completion, "s2", 6, `,"stop":["zz","runs down"]`), max: 6, stop: []string{"zz", "runs down"}},
-		{name: "no token ids", path: pathChat, body: fmt.Sprintf(chatBody, "n1", 6, ""), max: 6, eager: true, noIDs: true},
+		{name: "no token ids", path: pathChat, body: fmt.Sprintf(chatBody, "n1", 6, ""), max: 6, manner: manner{eager: true, noIDs: true}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			g := newTestGateway(t, 2, nil)
 			for _, e := range g.engines {
-				e.eager, e.noIDs, e.tokens = tc.eager, tc.noIDs, tc.pack
+				e.behave(tc.manner)
 			}
 			g.member(1).inflight.Add(1000) // so the other one comes first
 			for at := 1; ; at++ {
@@ -118,10 +117,11 @@ func TestDeaths(t *testing.T) {
 		eager, packed := rapid.Bool().Draw(rt, "eager"), rapid.Bool().Draw(rt, "packed")
 		g.allRoutable()
 		for _, e := range g.engines {
-			e.eager, e.tokens, e.faults = eager, nil, nil
+			m := manner{eager: eager}
 			if packed {
-				e.tokens = func(i int) int { return 1 + i*7%3 }
+				m.tokens = func(i int) int { return 1 + i*7%3 }
 			}
+			e.behave(m)
 			if rapid.IntRange(0, 9).Draw(rt, "dies") < 7 {
 				f := fault{cutTokens: rapid.IntRange(1, max).Draw(rt, "after")}
 				switch rapid.IntRange(0, 11).Draw(rt, "how") {
@@ -164,11 +164,10 @@ func TestThreeDeathsInOneStream(t *testing.T) {
 		g := newTestGateway(t, 4, nil)
 		body := fmt.Sprintf(chatBody, "long one", 80, `,"min_tokens":80,"stream_options":{"include_usage":true}`)
 		for i, e := range g.engines[:3] {
-			e.eager = eager
-			e.fail(fault{cutTokens: 12 + i})
+			e.behave(manner{eager: eager}, fault{cutTokens: 12 + i})
 			g.member(i).inflight.Add(int64(100 * i))
 		}
-		g.engines[3].eager = eager
+		g.engines[3].behave(manner{eager: eager})
 		g.member(3).inflight.Add(1000)
 		w := g.post(pathChat, body)
 		expect(t, "three deaths", w.Body.String(), body, 80, 80)

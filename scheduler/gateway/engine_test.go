@@ -15,15 +15,20 @@ import (
 // fakeEngine is an agent with its engine behind it: vLLM's API over the model above, and faults on demand.
 type fakeEngine struct {
 	*httptest.Server
-	eager  bool            // see detokenizer
-	noIDs  bool            // an engine that tells no token ids
-	tokens func(i int) int // tokens in chunk i; nil = one
 
 	mu       sync.Mutex
+	manner   manner
 	faults   []fault // for the next requests, in their order
 	bodies   []map[string]any
 	headers  []http.Header
 	canceled chan string // request ids of requests whose client went away
+}
+
+// manner is how an engine sends its tokens.
+type manner struct {
+	eager  bool            // see detokenizer
+	noIDs  bool            // it tells no token ids
+	tokens func(i int) int // tokens in chunk i; nil = one
 }
 
 // fault is what goes wrong with one request.
@@ -53,6 +58,13 @@ func (e *fakeEngine) fail(f ...fault) {
 	e.faults = append(e.faults, f...)
 }
 
+// behave sets the manner, and the faults of the next requests.
+func (e *fakeEngine) behave(m manner, f ...fault) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.manner, e.faults = m, f
+}
+
 func (e *fakeEngine) seen() []map[string]any {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -66,6 +78,7 @@ func (e *fakeEngine) serve(w http.ResponseWriter, r *http.Request) {
 	e.mu.Lock()
 	e.bodies, e.headers = append(e.bodies, body), append(e.headers, r.Header.Clone())
 	var f fault
+	m := e.manner
 	if len(e.faults) > 0 {
 		f, e.faults = e.faults[0], e.faults[1:]
 	}
@@ -77,7 +90,7 @@ func (e *fakeEngine) serve(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, f.body)
 		return
 	}
-	a := e.answer(r, body, f)
+	a := newAnswer(r, body, f, m)
 	cw := &cutWriter{w: w, left: -1, r: r, e: e, f: f}
 	if f.cutBytes > 0 {
 		cw.left = f.cutBytes
@@ -127,8 +140,8 @@ func (c *cutWriter) end() {
 
 // fakeAnswer is one answer in the making.
 type fakeAnswer struct {
-	e        *fakeEngine
 	f        fault
+	manner   manner
 	chat     bool
 	ids      bool
 	usage    bool
@@ -139,9 +152,9 @@ type fakeAnswer struct {
 	model    string
 }
 
-func (e *fakeEngine) answer(r *http.Request, body map[string]any, f fault) *fakeAnswer {
+func newAnswer(r *http.Request, body map[string]any, f fault, m manner) *fakeAnswer {
 	a := &fakeAnswer{
-		e: e, f: f, chat: strings.HasSuffix(r.URL.Path, "/chat/completions"), ids: body["return_token_ids"] == true && !e.noIDs,
+		f: f, manner: m, chat: strings.HasSuffix(r.URL.Path, "/chat/completions"), ids: body["return_token_ids"] == true && !m.noIDs,
 		id: "cmpl-" + r.Header.Get("X-Request-Id"), max: 1 << 20, model: fmt.Sprint(body["model"]),
 	}
 	if a.chat {
@@ -206,13 +219,13 @@ func (a *fakeAnswer) stream(w *cutWriter) {
 	if a.chat {
 		w.send(a.chunk(`"delta":{"role":"assistant","content":""}`, "null", nil, a.ids))
 	}
-	d := detokenizer{eager: a.e.eager, stop: a.stop}
+	d := detokenizer{eager: a.manner.eager, stop: a.stop}
 	ids := append([]int(nil), a.prompt...)
 	made, chunkNo, finish := 0, 0, ""
 	for finish == "" {
 		n := 1
-		if a.e.tokens != nil {
-			n = a.e.tokens(chunkNo)
+		if a.manner.tokens != nil {
+			n = a.manner.tokens(chunkNo)
 		}
 		var batch []int
 		text := ""

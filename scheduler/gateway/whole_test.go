@@ -75,7 +75,7 @@ func TestEngineRefuses(t *testing.T) {
 	} {
 		for _, stream := range []bool{false, true} {
 			for _, e := range g.engines {
-				e.faults = []fault{{status: tc.status, body: tc.body}}
+				e.behave(manner{}, fault{status: tc.status, body: tc.body})
 			}
 			w := g.post(pathCompletions, fmt.Sprintf(`{"model":"m","stream":%v}`, stream))
 			if w.Code != tc.status || w.Body.String() != tc.want {
