@@ -27,9 +27,9 @@ func (p *planner) launch(d *deployment, s *sight) (over bool) {
 		s.over = true
 		p.do(s.end(!s.draining(), "nothing heard of its agent for %s, and cluster %s cannot tell what became of job %s",
 			rounded(p.silence(s)), s.Cluster, jobs[0].ID))
-	case len(jobs) > 0 && s.bereft():
+	case len(jobs) > 0 && p.bereft(s):
 		s.over = true
-		p.do(s.end(!s.draining(), "%s; job %s of the same launch was never admitted", s.howEnded(), jobs[0].ID))
+		p.do(s.end(!s.draining(), "job %s, which ran the admitted run, is gone; job %s of the same launch was never admitted", s.Job, jobs[0].ID))
 	case len(jobs) > 0:
 		p.cancelSurplus(s, jobs, sure)
 		p.lives(d, s, jobs[0])
@@ -51,11 +51,19 @@ func (p *planner) lost(s *sight, jobs []*cluster.Job) bool {
 	return !slices.ContainsFunc(jobs, func(j *cluster.Job) bool { return j.State != cluster.JobUnknown })
 }
 
-// bereft: the job of the admitted run has ended and its agent is gone, while another job carries the launch's token.
-func (s *sight) bereft() bool {
-	return s.Run != "" && !s.replica.Connected() && slices.ContainsFunc(s.jobs, func(j *cluster.Job) bool {
-		return j.ID == s.Job && j.State == cluster.JobEnded
-	})
+// bereft: the job of the admitted run has ended, or is not there any more while its agent is silent, and another job
+// carries the launch's token.
+func (p *planner) bereft(s *sight) bool {
+	if s.Run == "" || s.Job == "" || s.has(s.Job) || p.speaks(s) {
+		return false
+	}
+	ended := slices.ContainsFunc(s.jobs, func(j *cluster.Job) bool { return j.ID == s.Job })
+	return ended || p.silence(s) > p.timing.AgentTimeout
+}
+
+// speaks: an agent of the launch is connected, and not through a connection that is dead already.
+func (p *planner) speaks(s *sight) bool {
+	return s.replica.Connected() && p.silence(s) <= p.timing.AgentTimeout
 }
 
 // end makes the End of a launch, with what the engine last said.
@@ -114,7 +122,7 @@ func (p *planner) cancelSurplus(s *sight, jobs []*cluster.Job, sure bool) {
 
 // lives plans for a launch that has a job.
 func (p *planner) lives(d *deployment, s *sight, j *cluster.Job) {
-	if s.Phase == cluster.Intended || s.Job == "" || !s.has(s.Job) {
+	if s.Phase == cluster.Intended || s.Job == "" || !s.has(s.Job) && (s.Run == "" || p.speaks(s)) {
 		a := about(Found, s.Launch, "job %s carries this launch's token", j.ID)
 		a.Job = j.ID
 		p.do(a)

@@ -185,8 +185,15 @@ func (m *model) live(j *cluster.Job, l *cluster.Launch) {
 		l.Run, l.Epoch, l.AdmittedAt = run, 1, m.now
 		l.Job = j.ID // as the agent says when it joins
 	}
-	if l.Run != run {
-		return // not admitted: it waits to be cancelled
+	switch {
+	case l.Run == run:
+	case m.now.Sub(j.Started) < time.Minute:
+		return // it tries to join
+	case l.Phase == cluster.Draining || g != nil && g.connected && m.now.Sub(g.seen) < time.Minute:
+		m.endJob(j.ID, "exited with code 1: another run is admitted")
+		return
+	default: // it pushes the older run out
+		l.Run, l.Epoch, l.AdmittedAt, g = run, l.Epoch+1, m.now, nil
 	}
 	if g == nil {
 		m.agents[l.ID] = &modelAgent{run: run, phase: apiv1.Phase_PHASE_LOADING, connected: true, seen: m.now}

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -407,6 +408,42 @@ func TestSilentAgentsAreNotDead(t *testing.T) {
 		in.set(func() { in.cut = false })
 		in.pass(10 * time.Second)
 		in.expect("d", 2, 2)
+	})
+}
+
+// grown is a cluster that has as many nodes as deployments declare.
+type grown struct{ cluster.Submitter }
+
+func (g grown) CapacityWith(ctx context.Context, d jobspecs.Deployment) (cluster.Capacity, error) {
+	c, err := g.Capacity(ctx)
+	c.Nodes = append(c.Nodes, clustertest.Nodes(len(d.Local.Nodes), 1)...)
+	return c, err
+}
+
+// Nodes that a file declares count when it is planned, and are known soon after it was applied.
+func TestNodesThatDeploymentsDeclare(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		in := install(t, clustertest.SimOptions{})
+		c := in.control(func(o *Options) {
+			o.Clusters[jobspecs.LocalCluster] = grown{in.submits(in.sim)}
+			o.PollEvery = map[jobspecs.ClusterKind]time.Duration{jobspecs.LocalCluster: time.Minute}
+		})
+		time.Sleep(13 * time.Second) // the first poll is long over
+		d := spec("d", 1)
+		d.Local.Nodes = []jobspecs.LocalNode{{Name: "node0", GPUs: 1}}
+		actions, err := c.DryRun(t.Context(), &d)
+		if err != nil || len(actions) != 1 || actions[0].Verb != plan.Start || actions[0].New.Placement[0].Node != "node0" {
+			t.Errorf("%v, %v", actions, err)
+		}
+		in.sim.SetNodes(clustertest.Nodes(1, 1))
+		in.ledger.apply(d)
+		c.Refresh()
+		in.pass(40 * time.Second)
+		in.expect("d", 1, 1)
+		if err := c.stop(); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
