@@ -11,6 +11,8 @@ const maxLogprobs = 20
 // completions is POST /v1/completions.
 func (s *Server) completions(w http.ResponseWriter, r *http.Request) {
 	var req completionRequest
+	n := defaultMaxTokens
+	req.MaxTokens = &n // a null in the body takes it away: up to the end of the context then, as in vLLM
 	if err := decodeBody(r, &req); err != nil {
 		fail(w, err)
 		return
@@ -39,10 +41,6 @@ func (s *Server) prepareCompletion(r *http.Request, req *completionRequest) (*ge
 		return nil, nil, badRequest("logprobs", "`logprobs` must be a positive value.")
 	case req.Logprobs != nil && *req.Logprobs > maxLogprobs:
 		return nil, nil, badRequest("logprobs", "Requested sample logprobs of %d, which is greater than max allowed: %d", *req.Logprobs, maxLogprobs)
-	}
-	if req.MaxTokens == nil {
-		n := defaultMaxTokens
-		req.MaxTokens = &n
 	}
 	prompts, err := req.Prompt.encode(s.engine.v)
 	if err != nil {
