@@ -22,6 +22,7 @@ import (
 //	crash      the engine prints lines and exits with 3 when it starts
 //	crashonce  so too, and removes the file
 //	loading    health answers 503 while it is there
+//	progress   meanwhile the output counts weights
 //	hang       nothing is answered any more
 //	notoken    completions hang, health does not
 //	stubborn   SIGTERM is ignored, and a grandchild in a session of its own runs
@@ -71,6 +72,7 @@ func playEngine(dir string, args []string) int {
 		go func() { <-term; fmt.Println("told to end"); os.Exit(0) }()
 	}
 	go e.dieWhenTold()
+	go e.count()
 	network, address := "unix", flags["uds"]
 	if address == "" {
 		network, address = "tcp", net.JoinHostPort(flags["host"], flags["port"])
@@ -93,6 +95,16 @@ func (e *fakeEngine) dieWhenTold() {
 	_ = os.Remove(filepath.Join(e.dir, "die"))
 	fmt.Fprintln(os.Stderr, "segmentation fault, so to speak")
 	os.Exit(4)
+}
+
+// count speaks of loading as the simulated engine does.
+func (e *fakeEngine) count() {
+	for i := 1; ; i++ {
+		if e.has("progress") {
+			fmt.Printf("loading weights %d/100000 bytes\n", i)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -165,8 +165,13 @@ func (a *agentUnderTest) reach(p apiv1.Phase) *agentUnderTest {
 // ask sends a request to the data port as a gateway does.
 func (a *agentUnderTest) ask(c *http.Client, body string) (*http.Response, error) {
 	a.w.t.Helper()
+	return a.askAs("l1", c, body)
+}
+
+func (a *agentUnderTest) askAs(launch string, c *http.Client, body string) (*http.Response, error) {
+	a.w.t.Helper()
 	p := portUnderTest{url: "https://" + a.w.controller.state(a.rank).GetIdentity().GetAddress()}
-	return p.post(a.w.t, c, "/v1/completions", body, nil)
+	return p.post(a.w.t, c, "/v1/completions", body, func(r *http.Request) { r.Header.Set(headerLaunch, launch) })
 }
 
 // lockedBuffer takes a log from several goroutines.
