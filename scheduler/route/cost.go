@@ -59,9 +59,9 @@ func newAsk(r Request) *ask {
 
 // estimate says what the request would cost on c. It never falls when a figure of load rises.
 func (a *ask) estimate(c *Candidate) (p parts) {
-	open := c.Inflight
+	open := max(0, c.Inflight)
 	p.prefill = a.prefill
-	p.queue = float64(c.InflightTokens) * prefillMs
+	p.queue = float64(max(0, c.InflightTokens)) * prefillMs
 	if a.fresh(c) {
 		engine := 0
 		if c.Running != nil {

@@ -85,7 +85,7 @@ func TestEqualsShareTheLoad(t *testing.T) {
 }
 
 func candidate(t *rapid.T, launch string) Candidate {
-	c := Candidate{Launch: launch, Inflight: rapid.IntRange(0, 50).Draw(t, "inflight"), InflightTokens: rapid.IntRange(0, 9000).Draw(t, "tokens")}
+	c := Candidate{Launch: launch, Inflight: rapid.IntRange(-2, 50).Draw(t, "inflight"), InflightTokens: rapid.IntRange(-2, 9000).Draw(t, "tokens")}
 	if rapid.Bool().Draw(t, "known") {
 		c.Running = new(rapid.IntRange(0, 60).Draw(t, "running"))
 		c.Waiting = new(rapid.IntRange(0, 5).Draw(t, "waiting"))
