@@ -44,7 +44,7 @@ type fakeController struct {
 }
 
 // startController serves on a port of 127.0.0.1.
-func startController(t *testing.T, ca *identity.CA, yaml string) *fakeController {
+func startController(t testing.TB, ca *identity.CA, yaml string) *fakeController {
 	t.Helper()
 	c := &fakeController{
 		ca: ca, epoch: 7, term: 3, yaml: yaml, orphan: time.Hour, ttl: time.Hour, logDir: shortDir(t) + "/logs",
@@ -56,7 +56,7 @@ func startController(t *testing.T, ca *identity.CA, yaml string) *fakeController
 }
 
 // serve opens a door and returns what closes it.
-func (c *fakeController) serve(t *testing.T, address string) (shut func()) {
+func (c *fakeController) serve(t testing.TB, address string) (shut func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {

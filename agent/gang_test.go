@@ -69,6 +69,10 @@ func TestLostRankEndsAllRanks(t *testing.T) {
 			for _, a := range ranks {
 				a.reach(started)
 			}
+			eventually(t, "the victim has said something", func() bool {
+				text, _ := os.ReadFile(filepath.Join(w.controller.logDir, "engine-"+strconv.Itoa(victim)+".log"))
+				return bytes.Contains(text, []byte("--node-rank"))
+			})
 			if err := syscall.Kill(pidOfRank(t, launch, victim), syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
