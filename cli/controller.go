@@ -220,7 +220,7 @@ func (c *controller) wire(o serveOptions) (err error) {
 		Ledger: c.ledger, Fleet: c.fleet, Publisher: c.publisher, Loop: c.loop, Clusters: c.clusters, CA: c.ca, Tokens: c.tokens,
 		Keys: c.keys, StateDir: c.state, LogDir: c.logDir, Endpoint: c.endpointResponse, Version: Version(),
 		Shutdown:  func() { c.shutdownOnce.Do(func() { close(c.shutdown) }) },
-		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry,
+		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry, Gatherer: c.registry,
 	})
 	if err != nil || o.noGateway {
 		return err

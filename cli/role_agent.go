@@ -118,11 +118,19 @@ func newAgentOptions(inv *invocation, o agentOptions) (agent.Options, func(), er
 		}
 	}
 	return agent.Options{
-		Join: join, Run: run, Rank: o.rank, Nodes: o.nodes, Node: orDefault(o.node, host), Hostname: host, Job: o.job,
+		Join: join, Run: run, Rank: o.rank, Nodes: o.nodes, Node: orDefault(o.node, host), Hostname: host, Job: jobID(inv, o.job, join.Launch, run),
 		Version: Version(), Self: inv.Self, RuntimeDir: filepath.Join(inv.set.get("runtimeDir"), "agent"), ListenHost: o.listenHost,
 		Environ: inv.Environ, Sampler: sampler, SamplerErr: samplerErr, Log: log, Registry: prometheus.NewRegistry(),
 		Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 	}, done, nil
+}
+
+// jobID is the cluster's own ID of the job. A local job's is made of its launch and run.
+func jobID(inv *invocation, given, launch, run string) string {
+	if given == "" && inv.Getenv(local.EnvLock) != "" {
+		return launch + "." + run
+	}
+	return given
 }
 
 // localGPUs lists this machine's cards for placement. Where none can be asked, there are none; that there seem to be some

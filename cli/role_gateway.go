@@ -53,11 +53,16 @@ func newUpstream(own func() *tls.Certificate, pool *x509.CertPool) *upstream.Cli
 // prober is the reconcile loop's probe over the gateway's way to agents.
 type prober struct{ client *upstream.Client }
 
-// Probe asks for one real token or, from an engine that has none to give, one vector.
+// Probe asks for one real token or, from an engine that has none to give, one vector. A split role's token comes through a
+// pair where the engine's protocol is kv_transfer_params.
 func (p prober) Probe(ctx context.Context, t reconcile.Target) error {
-	model := t.Deployment.Model.ServedName
-	to := upstream.Target{
-		Launch: string(t.Launch), Run: t.Run, Epoch: t.Epoch, Address: t.Address, Engine: t.Deployment.Engine.Kind,
+	model, to := t.Deployment.Model.ServedName, upstreamTarget(t)
+	traits, _ := traits(t.Deployment.Engine.Kind)
+	if t.Peer != nil && traits.Disaggregation == engine.KVTransferParams {
+		if t.Role == jobspecs.Prefill {
+			return p.client.ProbePair(ctx, to, upstreamTarget(*t.Peer), model)
+		}
+		return p.client.ProbePair(ctx, upstreamTarget(*t.Peer), to, model)
 	}
 	err := p.client.Probe(ctx, to, model, false)
 	var refused *upstream.StatusError
@@ -67,6 +72,10 @@ func (p prober) Probe(ctx context.Context, t reconcile.Target) error {
 		}
 	}
 	return err
+}
+
+func upstreamTarget(t reconcile.Target) upstream.Target {
+	return upstream.Target{Launch: string(t.Launch), Run: t.Run, Epoch: t.Epoch, Address: t.Address, Engine: t.Deployment.Engine.Kind}
 }
 
 type gatewayParts struct {

@@ -42,7 +42,7 @@ func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinRe
 		return nil, connect.NewError(connect.CodeInvalidArgument,
 			fmt.Errorf("join %s: rank %d of %d nodes, but the launch has %d", id, req.NodeRank, req.Nodes, launch.Nodes))
 	}
-	epoch, err := s.admit(launch, req.Run)
+	epoch, err := s.admit(launch, req)
 	if err != nil {
 		return nil, err
 	}
@@ -53,8 +53,10 @@ func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinRe
 	return s.joined(launch, req, epoch, leaf)
 }
 
-// admit stores the run's epoch. Another run is pushed out only when nobody of it is connected any more.
-func (s *Server) admit(launch cluster.Launch, run string) (uint64, error) {
+// admit stores the run's epoch, and which of the launch's jobs it is. Another run is pushed out only when nobody of it is
+// connected any more.
+func (s *Server) admit(launch cluster.Launch, req *apiv1.JoinRequest) (uint64, error) {
+	run := req.Run
 	alive := s.o.Fleet.Snapshot(time.Now()).Replicas[launch.ID].Connected()
 	epoch, err := s.o.Ledger.Admit(launch.ID, run, !alive)
 	switch {
@@ -63,12 +65,26 @@ func (s *Server) admit(launch cluster.Launch, run string) (uint64, error) {
 	case err != nil:
 		return 0, connect.NewError(connect.CodeUnavailable, fmt.Errorf("join %s: %w", launch.ID, err))
 	}
+	if err := s.noteJob(launch, req.Job); err != nil {
+		return 0, connect.NewError(connect.CodeUnavailable, fmt.Errorf("join %s: %w", launch.ID, err))
+	}
 	s.o.Fleet.Admit(launch.ID, run, epoch, launch.Nodes)
 	if launch.Run != run {
 		s.event("admitted", launch, fmt.Sprintf("run %s is admitted with epoch %d", short(run), epoch))
 	}
 	s.o.Loop.Wake()
 	return epoch, nil
+}
+
+// noteJob puts the job of the admitted run into the ledger: of two jobs of one launch, it is the one to keep.
+func (s *Server) noteJob(launch cluster.Launch, job string) error {
+	if job == "" || launch.Job == job {
+		return nil
+	}
+	return s.o.Ledger.UpdateLaunch(launch.ID, func(l *cluster.Launch) error {
+		l.Job = job
+		return nil
+	})
 }
 
 func (s *Server) joined(launch cluster.Launch, req *apiv1.JoinRequest, epoch uint64, leaf []byte) (*apiv1.JoinResponse, error) {

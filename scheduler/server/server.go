@@ -16,6 +16,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -61,6 +62,7 @@ type Options struct {
 	StartedAt time.Time
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
+	Gatherer  prometheus.Gatherer // what /metrics shows
 }
 
 // Server holds the open streams and the last records. Make it with New, mount Agents and Owner, and Close it before the
@@ -127,8 +129,13 @@ const maxMessage = 16 << 20
 // Agents is the handler for the TLS listener: agents, gateways, and the owner from another host.
 func (s *Server) Agents() http.Handler { return s.authorize(s.mux(), byCertificate) }
 
-// Owner is the handler for the unix socket.
-func (s *Server) Owner() http.Handler { return s.authorize(s.mux(), byOwner) }
+// Owner is the handler for the unix socket: the API, and the process's metrics at /metrics.
+func (s *Server) Owner() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{}))
+	mux.Handle("/", s.authorize(s.mux(), byOwner))
+	return mux
+}
 
 func (s *Server) mux() http.Handler {
 	mux := http.NewServeMux()
