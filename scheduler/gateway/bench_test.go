@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,6 +52,10 @@ func benchRole() {
 			f := strings.Fields(line.Text())
 			at, _ := strconv.Atoi(f[2])
 			n, _ := strconv.Atoi(f[3])
+			if f[1] == "paced" {
+				fmt.Println(benchPaced(f[0], at, n))
+				continue
+			}
 			fmt.Println(benchClients(f[0], f[1] == "stream", at, n))
 		}
 		os.Exit(0)
@@ -60,6 +65,10 @@ func benchRole() {
 func benchEngine(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	flush := w.(http.Flusher)
+	if bytes.Contains(body, []byte(`"paced"`)) {
+		benchPace(w, r, body)
+		return
+	}
 	if !bytes.Contains(body, []byte(`"stream":true`)) {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, `{"id":"x","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":32,"total_tokens":41}}`, strings.Repeat("a water pipe ", 40))
@@ -118,6 +127,97 @@ func benchClients(target string, stream bool, at, n int) string {
 		return "ok"
 	}
 	return fmt.Sprintf("%d of %d failed: %s", len(failed), n, strings.ReplaceAll(<-failed, "\n", " "))
+}
+
+// benchPace sends 20 tokens a second; each says when it was sent.
+func benchPace(w http.ResponseWriter, r *http.Request, body []byte) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	ids := ""
+	if bytes.Contains(body, []byte(`"return_token_ids":true`)) {
+		ids = `,"token_ids":[15339]`
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-tick.C:
+		}
+		fmt.Fprintf(w, `data: {"id":"chatcmpl-8f14e45fceea167a5a36dedd4bea2543","object":"chat.completion.chunk","created":1760000000,"model":"m",`+
+			`"choices":[{"index":0,"delta":{"content":"at %d;"},"logprobs":null,"finish_reason":null%s}]}`+"\n\n", time.Now().UnixNano(), ids)
+		w.(http.Flusher).Flush()
+	}
+}
+
+// benchPaced reads n streams at a time for some seconds and returns the median and the 99th percentile of how long tokens
+// were on their way, in microseconds.
+func benchPaced(target string, n, forSeconds int) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(forSeconds)*time.Second)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	all := make([][]float64, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			time.Sleep(time.Duration(i) * 50 * time.Millisecond / time.Duration(n)) // spread over a step
+			body := `{"model":"m","messages":[],"temperature":0,"stream":true,"user":"paced"}`
+			req, _ := http.NewRequestWithContext(ctx, http.MethodPost, target+pathChat, strings.NewReader(body))
+			req.Header.Set("Authorization", "Bearer "+secret("benchkey"))
+			resp, err := client.Do(req)
+			if err != nil {
+				return
+			}
+			defer resp.Body.Close()
+			for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+				if _, after, ok := strings.Cut(lines.Text(), `"at `); ok {
+					at, _ := strconv.ParseInt(after[:strings.IndexByte(after, ';')], 10, 64)
+					all[i] = append(all[i], float64(time.Now().UnixNano()-at)/1000)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	took := slices.Concat(all...)
+	if len(took) < n {
+		return "failed: tokens are missing"
+	}
+	took = took[len(took)/20:] // connections are there
+	slices.Sort(took)
+	return fmt.Sprintf("%.0f %.0f", took[len(took)/2], took[len(took)*99/100])
+}
+
+// BenchmarkAddedLatency reports what the way through the gateway adds to each token, at 20 tokens a second a stream.
+func BenchmarkAddedLatency(b *testing.B) {
+	_, engineOut := role(b, "engine")
+	if !engineOut.Scan() {
+		b.Fatal("no engine")
+	}
+	address := engineOut.Text()
+	clients, said := role(b, "clients")
+	for _, n := range []int{1, 64, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			s := httptest.NewServer(benchGateway(b, address))
+			defer s.Close()
+			run := func(target string) (p50, p99 float64) {
+				fmt.Fprintln(clients, target, "paced", n, 5)
+				if !said.Scan() {
+					b.Fatal("no clients")
+				}
+				if _, err := fmt.Sscan(said.Text(), &p50, &p99); err != nil {
+					b.Fatal(said.Text())
+				}
+				return p50, p99
+			}
+			for b.Loop() {
+				direct50, direct99 := run("https://" + address)
+				through50, through99 := run(s.URL)
+				b.ReportMetric(through50-direct50, "p50-added-µs")
+				b.ReportMetric(through99-direct99, "p99-added-µs")
+				b.ReportMetric(direct99, "p99-direct-µs")
+			}
+		})
+	}
 }
 
 // role starts this test binary in another role.

@@ -229,6 +229,7 @@ func TestBeforeTheFirstToken(t *testing.T) {
 		"draining":          {status: 503, reason: "draining"},
 		"engine broken":     {status: 500, body: `{"error":{"message":"x"}}`},
 		"agent sees nobody": {status: 502},
+		"not authorized":    {status: 403},
 	} {
 		for _, temperature := range []string{"0", "1"} {
 			t.Run(name+" at temperature "+temperature, func(t *testing.T) {

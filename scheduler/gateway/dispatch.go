@@ -204,8 +204,7 @@ func (g *Gateway) try(ctx context.Context, q *request, p plan, m *member, d rout
 		failure = failureOf(err)
 		a.close(failure)
 		if !gone(ctx) {
-			g.log.Warn().Err(err).Str("request_id", q.id).Str("replica", m.name).Str("launch", m.target.Launch).Msg("replica did not answer")
-			g.suspect(m)
+			g.suspect(m, q.id, failure, err)
 		}
 		return nil, failure
 	}
@@ -214,7 +213,7 @@ func (g *Gateway) try(ctx context.Context, q *request, p plan, m *member, d rout
 		return a, ""
 	}
 	if resp.Status != http.StatusInternalServerError {
-		g.suspect(m)
+		g.suspect(m, q.id, failure, nil)
 	}
 	a.close(failure)
 	return nil, failure
@@ -263,6 +262,8 @@ func refusal(resp *upstream.Response) string {
 			return reason
 		}
 		return "engine_unavailable"
+	case http.StatusUnauthorized, http.StatusForbidden: // of the gateway, not of the client
+		return "not_authorized"
 	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
 		return "engine_error"
 	}

@@ -134,7 +134,7 @@ func TestProbes(t *testing.T) {
 	if got := g.engines[0].seen()[0]; got["model"] != "m" || got["max_tokens"] != 1.0 {
 		t.Errorf("probed with %v", got)
 	}
-	g.suspect(g.member(0))
+	g.suspect(g.member(0), "r", "test", nil)
 	routable(0)
 	if n := len(g.engines[0].seen()); n != 4 {
 		t.Errorf("%d probes, two of which failed and one after a suspicion", n)

@@ -99,10 +99,14 @@ func (m *member) candidate() route.Candidate {
 	}
 }
 
-// suspect takes a replica out until a probe has got a token from it again.
-func (g *Gateway) suspect(m *member) {
-	if m.routable.CompareAndSwap(true, false) {
-		g.metrics.suspected.Inc()
-		g.wakeProbes()
+// suspect takes a replica out until a probe has got a token from it again. Only the first request that it fails is logged:
+// the others have their records.
+func (g *Gateway) suspect(m *member, requestID, cause string, err error) {
+	if !m.routable.CompareAndSwap(true, false) {
+		return
 	}
+	g.metrics.suspected.Inc()
+	g.log.Warn().Err(err).Str("replica", m.name).Str("launch", m.target.Launch).Str("request_id", requestID).Str("cause", cause).
+		Msg("replica is suspected")
+	g.wakeProbes()
 }

@@ -82,15 +82,16 @@ func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.De
 	call.Body, call.Stream = body.Edit(nil, edits...), false
 	resp, err := g.opts.Upstream.Do(ctx, m.target, call)
 	if err != nil {
+		failure = failureOf(err)
 		if !gone(ctx) {
-			g.suspect(m)
+			g.suspect(m, q.id, failure, err)
 		}
-		return nil, failureOf(err)
+		return nil, failure
 	}
 	a.resp = resp
 	if failure := refusal(resp); failure != "" {
 		if resp.Status != http.StatusInternalServerError {
-			g.suspect(m)
+			g.suspect(m, q.id, failure, nil)
 		}
 		return nil, failure
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/gateway/rawjson"
+	"github.com/penstock/penstock/scheduler/keys"
 	"github.com/penstock/penstock/scheduler/upstream"
 )
 
@@ -235,12 +236,11 @@ func withUsage(options []byte) []byte {
 // find looks the model up for the caller.
 func (g *Gateway) find(q *request) *apiError {
 	v := g.view.Load()
-	m := v.models[q.modelName]
-	known := v.known(q.caller.key)
-	if m != nil && slices.Contains(known, m) {
+	if m := v.models[q.modelName]; m != nil && (q.caller.key == nil || keys.Allows(q.caller.key, q.modelName)) {
 		q.model = m
 		return nil
 	}
+	known := v.known(q.caller.key)
 	names := make([]string, 0, len(known))
 	for _, k := range known {
 		names = append(names, strconv.Quote(k.Name))

@@ -24,9 +24,9 @@ func (s *stream) afterCut(a *attempt, e ending) (plan, *apiError) {
 	g.metrics.upstream.WithLabelValues(e.failure).Inc()
 	again := e.failure == failureDiverged
 	if !again && e.failure != "engine_error" {
-		g.suspect(a.m)
+		g.suspect(a.m, q.id, e.failure, nil)
 	}
-	g.log.Warn().Str("request_id", q.id).Str("replica", a.m.name).Str("launch", a.m.target.Launch).Str("cause", e.failure).
+	g.log.Debug().Str("request_id", q.id).Str("replica", a.m.name).Str("launch", a.m.target.Launch).Str("cause", e.failure).
 		Bool("begun", s.began).Msg("stream cut")
 	if reached := s.reached(); reached > s.got {
 		s.got = reached

@@ -42,6 +42,7 @@ func simulated(t *testing.T, n int, got *atomic.Int64) (g *testGateway, cut *ato
 		transport := &http.Transport{}
 		t.Cleanup(transport.CloseIdleConnections)
 		agent.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex() // else ReverseProxy cuts answers that begin early
 			proxy := httputil.ReverseProxy{
 				FlushInterval: -1, Transport: transport,
 				Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(&url.URL{Scheme: "http", Host: s.Addr().String()}) },

@@ -133,13 +133,13 @@ func (s *stream) relay(a *attempt) ending {
 		_, err := split.Fill(a.resp)
 		for event := split.Next(); event != nil && !s.done; event = split.Next() {
 			if e := s.event(a, event); e != nil {
-				if e.kind != cut && !s.write(a) {
+				if e.kind != cut && !s.write() {
 					return ending{left, "client_gone"}
 				}
 				return *e
 			}
 		}
-		if !s.write(a) {
+		if !s.write() {
 			return ending{left, "client_gone"}
 		}
 		switch {
@@ -184,6 +184,7 @@ func (s *stream) event(a *attempt, event []byte) *ending {
 		s.done, s.ready = true, true
 		return nil
 	case s.q.path == pathResponses:
+		s.tokensCome(a)
 		return s.responsesEvent(event, data)
 	case !s.c.scan(data, a.hide):
 		return s.unknown(event)
@@ -192,6 +193,9 @@ func (s *stream) event(a *attempt, event []byte) *ending {
 	case string(s.c.finish.of(data)) == `"abort"`:
 		return &ending{cut, "engine_aborted"}
 	}
+	if !a.began && (s.moved || s.c.content()) {
+		s.tokensCome(a)
+	}
 	if s.c.usage.there() {
 		s.q.usage = readUsage(s.c.usage.of(data))
 	}
@@ -199,6 +203,13 @@ func (s *stream) event(a *attempt, event []byte) *ending {
 		return s.goOn()
 	}
 	return s.passEvent(a, event, start, end)
+}
+
+// tokensCome tells that the prompt is read: from here on less patience is needed.
+func (s *stream) tokensCome(a *attempt) {
+	a.began = true
+	a.answered()
+	a.resp.SetIdle(s.g.opts.Limits.IdleStream)
 }
 
 // passEvent passes an event on but for what the client did not ask for.
@@ -289,18 +300,13 @@ func (s *stream) responsesEvent(event, data []byte) *ending {
 const maxHeld = 64 << 10
 
 // write sends what is in out. It returns false when the client is gone.
-func (s *stream) write(a *attempt) bool {
+func (s *stream) write() bool {
 	if len(s.out) == 0 || !s.ready && len(s.out) < maxHeld {
 		return true
 	}
 	now := time.Now()
 	if s.began {
 		s.itl.Observe(seconds(now.Sub(s.lastText)))
-	}
-	if !a.began {
-		a.began = true
-		a.answered()
-		a.resp.SetIdle(s.g.opts.Limits.IdleStream)
 	}
 	s.lastText = now
 	// Moving the deadline costs as much as the write, so it is moved when half of it has passed.

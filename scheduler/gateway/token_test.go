@@ -50,7 +50,7 @@ func TestATokenAllocatesNothing(t *testing.T) {
 	} {
 		s, a, event := tokenPath(t, body)
 		if n := testing.AllocsPerRun(5000, func() {
-			if s.event(a, event) != nil || !s.write(a) {
+			if s.event(a, event) != nil || !s.write() {
 				t.Fatal("the stream ended")
 			}
 		}); n != 0 {
@@ -66,7 +66,7 @@ func BenchmarkToken(b *testing.B) {
 	b.SetBytes(int64(len(event)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if s.event(a, event) != nil || !s.write(a) {
+		if s.event(a, event) != nil || !s.write() {
 			b.Fatal("the stream ended")
 		}
 		if len(s.hist.tokens) > 4096 {

@@ -37,7 +37,7 @@ func (g *Gateway) serveWhole(ctx context.Context, w http.ResponseWriter, q *requ
 			return
 		}
 		g.metrics.upstream.WithLabelValues(failure).Inc()
-		g.suspect(a.m)
+		g.suspect(a.m, q.id, failure, err)
 		if q.tried = append(q.tried, a.m); len(q.tried) >= g.opts.Limits.Attempts {
 			g.refuse(w, q, g.exhausted(q, failure))
 			return
