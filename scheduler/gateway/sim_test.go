@@ -15,18 +15,23 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/agent/engine/sim"
+	"github.com/penstock/penstock/jobspecs"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
 
 const simModel = "test/model"
 
 // simulated puts real simulated engines behind agents. The first one cuts an answer after so many bytes as cut says, 0 =
 // never, once the client has got something of it.
-func simulated(t *testing.T, n int, got *atomic.Int64) (g *testGateway, cut *atomic.Int64) {
+func simulated(t *testing.T, n int, got *atomic.Int64, change ...func(*sim.Options)) (g *testGateway, cut *atomic.Int64) {
 	t.Helper()
 	g, cut = newTestGateway(t, n, nil), new(atomic.Int64)
 	for _, agent := range g.engines {
 		o := sim.DefaultOptions()
 		o.Model, o.ServedModelNames, o.Speedup, o.MaxModelLen, o.Host, o.Port = simModel, []string{"m"}, 200, 4096, "127.0.0.1", 0
+		for _, c := range change {
+			c(&o)
+		}
 		s, err := sim.New(o, zerolog.Nop())
 		if err != nil {
 			t.Fatal(err)
@@ -136,5 +141,36 @@ func TestOnTheSimulatedEngine(t *testing.T) {
 	}
 	if continued < 10 {
 		t.Errorf("only %d of 30 streams were cut in the middle", continued)
+	}
+}
+
+// TestPairOnTheSimulatedEngine: prefill and decode on two engines that really hand blocks over.
+func TestPairOnTheSimulatedEngine(t *testing.T) {
+	transfer, err := sim.ParseKVTransferConfig(`{"kv_connector":"SimConnector","kv_role":"kv_both"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got atomic.Int64
+	g, _ := simulated(t, 2, &got, func(o *sim.Options) { o.KVTransfer = transfer })
+	g.apply(&apiv1.WatchResponse{Removed: []string{"launch-0", "launch-1"}})
+	g.add(0, jobspecs.VLLM, jobspecs.Decode)
+	g.add(1, jobspecs.VLLM, jobspecs.Prefill)
+	model := sim.FingerprintOf(simModel)
+	for i := range 10 {
+		question := fmt.Sprintf("%d. ", i) + strings.Repeat("Where does the water of this river come from? ", 20)
+		prompt := sim.ChatPrompt(sim.Message{Role: "user", Content: question})
+		body := fmt.Sprintf(`{"model":"m","messages":[{"role":"user","content":%q}],"temperature":0,"max_tokens":40,"stream":true,"stream_options":{"include_usage":true}}`, question)
+		a := parseStream(t, g.post(pathChat, body).Body.String())
+		tokens := sim.Generate(model, prompt, 40)
+		if a.text != sim.Text(tokens) || !a.done || a.usage["completion_tokens"] != float64(len(tokens)) {
+			t.Fatalf("got %q, want %q", a.text, sim.Text(tokens))
+		}
+		rec := g.lastRecord()
+		if len(rec.Attempts) != 2 || rec.Attempts[1].Replica != "d/prefill/1" || rec.Attempts[1].End != "" || rec.Attempts[1].Tokens != 1 {
+			t.Fatalf("record: %v", rec)
+		}
+		if rec.CachedTokens == 0 {
+			t.Errorf("the decode replica read the prompt itself: %v", a.usage)
+		}
 	}
 }
