@@ -253,6 +253,7 @@ func TestRotation(t *testing.T) {
 	sc := ServerConfig(server.Certificate, ca.Pool(), true)
 	cc := ClientConfig(client.Certificate, ca.Pool(), WantRole(Controller))
 	cc.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+	cc.ServerName = "login1" // the cache's key
 	var last []byte
 	for range 3 {
 		clientErr, serverErr, seen := meet(t, cc, sc)

@@ -16,9 +16,6 @@ import (
 // crash leaves the older intent in force. Then older folders go.
 func (l *Ledger) adopt(term uint64) (err error) {
 	for range loadTries { // a holder that was presumed dead may finish its own adoption, and sweep, meanwhile
-		if err = l.CheckTerm(); err != nil {
-			return err
-		}
 		if err = l.adoptOnce(term); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -31,20 +28,14 @@ func (l *Ledger) adoptOnce(term uint64) error {
 	if err != nil {
 		return err
 	}
-	if in.term >= term {
+	switch {
+	case in.term > term:
 		return fmt.Errorf("%s: %w", l.intentPath(in.term), ErrTermLost)
-	}
-	l.forget(in.state)
-	tmp := statefile.TempName(l.intentPath(term))
-	if err := l.fill(tmp, l.intentPath(in.term), term, in.state); err != nil {
-		_ = l.o.FS.RemoveAll(tmp) // best effort: the next term sweeps it
-		return err
-	}
-	if err := l.quarantine(in.problems); err != nil {
-		return err
-	}
-	if err := l.o.FS.Rename(tmp, l.intentPath(term)); err != nil {
-		return err
+	case in.term == term: // it is ours: the rename was done before, and its answer got lost
+	default:
+		if err := l.moveIn(term, in); err != nil {
+			return err
+		}
 	}
 	if err := l.o.FS.SyncDir(filepath.Join(l.dir, intentDir)); err != nil {
 		return err
@@ -59,6 +50,21 @@ func (l *Ledger) adoptOnce(term uint64) error {
 	l.loadEvents()
 	l.sweepIntent(term)
 	return nil
+}
+
+// moveIn makes the folder of a new term.
+func (l *Ledger) moveIn(term uint64, in intent) error {
+	l.forget(in.state)
+	tmp := statefile.TempName(l.intentPath(term))
+	err := l.fill(tmp, l.intentPath(in.term), term, in.state)
+	if err == nil {
+		err = l.quarantine(in.problems)
+	}
+	if err != nil {
+		_ = l.o.FS.RemoveAll(tmp) // best effort: the next term sweeps it
+		return err
+	}
+	return l.o.FS.Rename(tmp, l.intentPath(term))
 }
 
 // fill links or writes everything of st into a new folder and makes it durable.

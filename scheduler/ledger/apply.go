@@ -169,7 +169,7 @@ func (l *Ledger) Rollback(name string, bad, good int, reason string) error {
 }
 
 // SetScale overrides how many replicas of a role should run, within the role's min and max. The file's own number takes
-// the override away.
+// the override away. A deployment that is stopped stays so.
 func (l *Ledger) SetScale(name string, role jobspecs.RoleKind, n int) error {
 	return l.edit("scale", name, func(d *deployment) error {
 		r, ok := d.specs[d.rec.Current].Roles[role]

@@ -19,7 +19,7 @@ func filled(t testing.TB) *crashfs.FS {
 	mustApply(t, l, deploymentFile("tiny", 1, "one"))
 	mustPut(t, l, launchOf("qwen", "l1", 2))
 	mustPut(t, l, launchOf("tiny", "l2", 1))
-	for _, id := range []cluster.LaunchID{"l1", "l2"} {
+	for _, id := range []cluster.LaunchID{"l2", "l1"} {
 		if _, err := l.Admit(id, "run", false); err != nil {
 			t.Fatal(err)
 		}

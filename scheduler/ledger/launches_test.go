@@ -123,7 +123,15 @@ func TestEndedLaunchesAreForgotten(t *testing.T) {
 	if got := ids(reopened(t, fsys)); got != "alive last" {
 		t.Errorf("on disk: %s", got)
 	}
-	// The highest epoch outlives the launches that had it, also when it was not stored with the counters.
+	now = now.Add(2 * time.Hour)
+	mustPut(t, l, launchOf("qwen", "never", 1))
+	if err := l.UpdateLaunch("never", toPhase(cluster.Ended)); err != nil {
+		t.Fatal(err)
+	}
+	if got := ids(l); got != "alive never" {
+		t.Errorf("at last: %s", got)
+	}
+	// The highest epoch outlives the launches that had it.
 	next := held(t, testOptions(fsys))
 	if e, err := next.Admit("alive", "run", false); err != nil || e != 8 {
 		t.Errorf("epoch %d after 7: %v", e, err)

@@ -146,6 +146,29 @@ func TestLostTermEndsRun(t *testing.T) {
 	})
 }
 
+// TestLostTermIsToldWithoutAWrite: an answer that needs no write is an answer all the same.
+func TestLostTermIsToldWithoutAWrite(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(*Ledger) error{
+		"admit the same run":     func(l *Ledger) error { _, err := l.Admit("l1", "run", false); return err },
+		"apply the same content": func(l *Ledger) error { _, _, err := l.Apply(deploymentFile("qwen", 1, "x"), ""); return err },
+		"stay unstopped":         func(l *Ledger) error { return l.SetStopped("qwen", false) },
+		"change nothing":         func(l *Ledger) error { return l.UpdateLaunch("l1", toPhase("intended")) },
+	} {
+		old, fsys := newHeld(t)
+		mustApply(t, old, deploymentFile("qwen", 1, "x"))
+		mustPut(t, old, launchOf("qwen", "l1", 1))
+		if _, err := old.Admit("l1", "run", false); err != nil {
+			t.Fatal(err)
+		}
+		if err := call(old); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		held(t, testOptions(fsys))
+		wantErr(t, name, call(old), ErrTermLost)
+	}
+}
+
 // TestSlowStartKeepsTheTerm: a file server that needs minutes for all records must not cost the term.
 func TestSlowStartKeepsTheTerm(t *testing.T) {
 	t.Parallel()
