@@ -29,7 +29,7 @@ func TestServesAndDrains(t *testing.T) {
 
 	s := w.controller.state(0)
 	id := s.GetIdentity()
-	if id.GetLaunch() != "l1" || id.GetRun() != "r1" || id.GetEpoch() != 7 || id.GetEngineKind() != "sim" || id.GetNode() != "n1" {
+	if id.GetLaunch() != w.launch || id.GetRun() != "r1" || id.GetEpoch() != 7 || id.GetEngineKind() != "sim" || id.GetNode() != "n1" {
 		t.Errorf("identity %v", id)
 	}
 	if s.GetHealth().GetEngineStarts() != 1 || s.GetHealth().GetFailures() != 0 || s.GetGpus().GetError() != "no GPU here" {
@@ -126,7 +126,7 @@ func TestEngineSeesNoSecretAndItsMark(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &env); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"PENSTOCK_LAUNCH=l1", "PENSTOCK_RUN=r1", "PENSTOCK_RANK=0"} {
+	for _, want := range []string{"PENSTOCK_LAUNCH=" + w.launch, "PENSTOCK_RUN=r1", "PENSTOCK_RANK=0"} {
 		if !slices.Contains(env, want) {
 			t.Errorf("no %s in the engine's environment", want)
 		}
@@ -271,11 +271,11 @@ func TestRenewsItsCertificate(t *testing.T) {
 func TestSweepEndsAnOlderRun(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "")
-	older, err := startMarked("sweep1", "r0")
+	older, err := startMarked(w.launch, "r0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := w.start(func(o *Options) { o.Join.Launch = "sweep1" })
+	a := w.start(nil)
 	state, err := older.Wait()
 	if err != nil || state.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("older run's process: %v, %v", state, err)
@@ -311,7 +311,7 @@ func TestStopEndsTheWholeTree(t *testing.T) {
 
 func TestNewNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	w := &world{t: t, ca: testCA(t)}
+	w := &world{t: t, ca: testCA(t), launch: newLaunch()}
 	for name, change := range map[string]func(*Options){
 		"run": func(o *Options) { o.Run = "" }, "rank": func(o *Options) { o.Rank = 1 },
 		"runtime folder": func(o *Options) { o.RuntimeDir = "" }, "registry": func(o *Options) { o.Registry = nil },

@@ -17,14 +17,14 @@ import (
 func TestKilledEngineIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "restarts: 1")
-	a := w.start(func(o *Options) { o.Join.Launch = "kill1" }).reach(started)
+	a := w.start(nil).reach(started)
 	c := clientOf(t, w.ca, asGateway)
-	resp, err := a.askAs("kill1", c, `{"stream":true,"forever":true}`)
+	resp, err := a.ask(c, `{"stream":true,"forever":true}`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if err := syscall.Kill(pidOfRank(t, "kill1", 0), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pidOfRank(t, w.launch, 0), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if body, err := io.ReadAll(resp.Body); err == nil {
@@ -37,7 +37,7 @@ func TestKilledEngineIsStartedAgain(t *testing.T) {
 	if h := w.controller.state(0).GetHealth(); h.GetFailures() != 1 || h.GetExit() != "signal killed" {
 		t.Errorf("health %v", h)
 	}
-	resp, err = a.askAs("kill1", c, `{}`)
+	resp, err = a.ask(c, `{}`)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func BenchmarkFootprint(b *testing.B) {
 	record8(b, filepath.Join(dir, "gpus.jsonl"))
 	join := filepath.Join(dir, "join.json")
 	if err := identity.WriteJoinFile(join, identity.JoinFile{
-		Launch: "l1", Token: "t0ken", Controllers: []string{c.url}, CAPEM: string(ca.PEM()), Installation: ca.Installation(),
+		Launch: newLaunch(), Token: "t0ken", Controllers: []string{c.url}, CAPEM: string(ca.PEM()), Installation: ca.Installation(),
 	}); err != nil {
 		b.Fatal(err)
 	}

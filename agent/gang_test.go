@@ -15,13 +15,13 @@ import (
 )
 
 // startGang starts the agents of a run over two nodes.
-func startGang(t *testing.T, launch string) (w *world, ranks [2]*agentUnderTest) {
+func startGang(t *testing.T) (w *world, ranks [2]*agentUnderTest) {
 	t.Helper()
 	w = newWorld(t, "restarts: 3")
 	w.controller.yaml = strings.Replace(w.controller.yaml, "replicas: 1", "replicas: 1, nodes: 2", 1)
 	for rank := range ranks {
 		ranks[rank] = w.start(func(o *Options) {
-			o.Join.Launch, o.Rank, o.Nodes = launch, rank, 2
+			o.Rank, o.Nodes = rank, 2
 			o.Node = "node" + strconv.Itoa(rank)
 		})
 	}
@@ -30,7 +30,7 @@ func startGang(t *testing.T, launch string) (w *world, ranks [2]*agentUnderTest)
 
 func TestGangServes(t *testing.T) {
 	t.Parallel()
-	w, ranks := startGang(t, "gang1")
+	w, ranks := startGang(t)
 	for _, a := range ranks {
 		a.reach(started)
 	}
@@ -41,7 +41,7 @@ func TestGangServes(t *testing.T) {
 		}
 	}
 	for rank, a := range ranks {
-		if args := commandOf(t, "gang1", rank); meet == "" || !strings.Contains(args, "--master-port\x00"+meet) {
+		if args := commandOf(t, w.launch, rank); meet == "" || !strings.Contains(args, "--master-port\x00"+meet) {
 			t.Errorf("rank %d: the engines meet at %q; %q", rank, meet, args)
 		}
 		if head := w.controller.state(rank).GetIdentity().GetHeadAddress(); (head != "") != (rank == 0) {
@@ -64,8 +64,7 @@ func TestLostRankEndsAllRanks(t *testing.T) {
 	for victim := range 2 {
 		t.Run("rank "+strconv.Itoa(victim), func(t *testing.T) {
 			t.Parallel()
-			launch := "ganglost" + strconv.Itoa(victim)
-			w, ranks := startGang(t, launch)
+			w, ranks := startGang(t)
 			for _, a := range ranks {
 				a.reach(started)
 			}
@@ -73,7 +72,7 @@ func TestLostRankEndsAllRanks(t *testing.T) {
 				text, _ := os.ReadFile(filepath.Join(w.controller.logDir, "engine-"+strconv.Itoa(victim)+".log"))
 				return bytes.Contains(text, []byte("--node-rank"))
 			})
-			if err := syscall.Kill(pidOfRank(t, launch, victim), syscall.SIGKILL); err != nil {
+			if err := syscall.Kill(pidOfRank(t, w.launch, victim), syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			for rank, a := range ranks {
@@ -95,7 +94,7 @@ func TestLostRankEndsAllRanks(t *testing.T) {
 
 func TestOneNodeThatIsToldToEndEndsAll(t *testing.T) {
 	t.Parallel()
-	_, ranks := startGang(t, "gangdrain")
+	_, ranks := startGang(t)
 	for _, a := range ranks {
 		a.reach(started)
 	}

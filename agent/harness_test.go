@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"os"
@@ -24,6 +25,7 @@ const patience = 30 * time.Second
 // world is a controller, a folder that steers engines, and the agents of one launch.
 type world struct {
 	t          *testing.T
+	launch     string
 	ca         *identity.CA
 	controller *fakeController
 	engine     string // see envEngine
@@ -48,12 +50,16 @@ serving: {%s}
 
 func newWorld(t *testing.T, serving string) *world {
 	t.Helper()
-	w := &world{t: t, ca: testCA(t), engine: shortDir(t), runtime: shortDir(t)}
+	w := &world{t: t, ca: testCA(t), launch: newLaunch(), engine: shortDir(t), runtime: shortDir(t)}
 	w.controller = startController(t, w.ca, deploymentYAML(w.engine, serving))
 	w.endpoint = filepath.Join(shortDir(t), "endpoint.json")
 	w.publish(1)
 	return w
 }
+
+// newLaunch draws a launch token: agents sweep the processes of their launch, so that no two tests may share one, not even
+// tests of two runs of this program at a time.
+func newLaunch() string { return "t-" + strings.ToLower(rand.Text()[:12]) }
 
 // publish writes where the controller is now.
 func (w *world) publish(term uint64) {
@@ -93,7 +99,7 @@ type agentUnderTest struct {
 func (w *world) options() Options {
 	return Options{
 		Join: identity.JoinFile{
-			Launch: "l1", Token: "t0ken", EndpointFile: w.endpoint, CAPEM: string(w.ca.PEM()), Installation: w.ca.Installation(),
+			Launch: w.launch, Token: "t0ken", EndpointFile: w.endpoint, CAPEM: string(w.ca.PEM()), Installation: w.ca.Installation(),
 		},
 		Run: "r1", Nodes: 1, Node: "n1", Hostname: "h1", Version: "test", RuntimeDir: w.runtime, ListenHost: "127.0.0.1",
 		Environ:  append(os.Environ(), "HF_TOKEN=hf_secret"),
@@ -165,13 +171,8 @@ func (a *agentUnderTest) reach(p apiv1.Phase) *agentUnderTest {
 // ask sends a request to the data port as a gateway does.
 func (a *agentUnderTest) ask(c *http.Client, body string) (*http.Response, error) {
 	a.w.t.Helper()
-	return a.askAs("l1", c, body)
-}
-
-func (a *agentUnderTest) askAs(launch string, c *http.Client, body string) (*http.Response, error) {
-	a.w.t.Helper()
 	p := portUnderTest{url: "https://" + a.w.controller.state(a.rank).GetIdentity().GetAddress()}
-	return p.post(a.w.t, c, "/v1/completions", body, func(r *http.Request) { r.Header.Set(headerLaunch, launch) })
+	return p.post(a.w.t, c, "/v1/completions", body, func(r *http.Request) { r.Header.Set(headerLaunch, a.w.launch) })
 }
 
 // lockedBuffer takes a log from several goroutines.
