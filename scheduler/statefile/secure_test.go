@@ -9,7 +9,10 @@ import (
 	"testing"
 )
 
-const stranger = 65534 // nobody
+const (
+	stranger = 65534 // nobody
+	intruder = 4242  // somebody
+)
 
 // asRoot skips what only root can set up.
 func asRoot(t *testing.T) {
@@ -74,6 +77,22 @@ func TestSecureDirRefuses(t *testing.T) {
 			must(t, os.Mkdir(up+"/open", 0o700), os.Mkdir(up+"/open/state", 0o700), os.Chmod(up+"/open", 0o777))
 			must(t, os.Remove(dir), os.Remove(up+"/link"), os.Symlink(up+"/open", up+"/link"))
 		}, "no sticky bit"},
+		{"below a folder as /tmp of another user", true, func(t *testing.T, dir string) {
+			must(t, os.Chown(filepath.Dir(dir), intruder, intruder), os.Chmod(filepath.Dir(dir), os.ModeSticky|0o777))
+		}, "uid 4242, whose it is"},
+		{"below a link of another user in a folder as /tmp", true, func(t *testing.T, dir string) {
+			up := filepath.Dir(dir)
+			must(t, os.Remove(dir), os.Remove(up+"/link"), os.Mkdir(up+"/real", 0o700), os.Symlink("real", up+"/link"))
+			must(t, os.Lchown(up+"/link", intruder, intruder), os.Chmod(up, os.ModeSticky|0o777))
+		}, "symbolic link of uid 4242's"},
+		{"below a link to itself", false, func(t *testing.T, dir string) {
+			up := filepath.Dir(dir)
+			must(t, os.Remove(dir), os.Remove(up+"/link"), os.Symlink("link", up+"/link"))
+		}, "too many levels"},
+		{"below a file", false, func(t *testing.T, dir string) {
+			up := filepath.Dir(dir)
+			must(t, os.Remove(dir), os.Remove(up+"/link"), os.WriteFile(up+"/link", nil, 0o600))
+		}, "move it away"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -95,6 +114,21 @@ func TestSecureDirRefuses(t *testing.T) {
 	}
 }
 
+// TestSecureDirMakesNothingBehindALink: the check comes before the first folder is made.
+func TestSecureDirMakesNothingBehindALink(t *testing.T) {
+	t.Parallel()
+	asRoot(t)
+	up := privateDir(t)
+	must(t, os.Mkdir(up+"/home", 0o700), os.Symlink(up+"/home", up+"/link"), os.Lchown(up+"/link", intruder, intruder))
+	must(t, os.Chmod(up, os.ModeSticky|0o777))
+	if err := SecureDir(filepath.Join(up, "link", "a", "b")); !errors.Is(err, ErrInsecure) {
+		t.Errorf("got %v", err)
+	}
+	if entries, err := os.ReadDir(up + "/home"); err != nil || len(entries) > 0 {
+		t.Errorf("made behind the link: %v, %v", entries, err)
+	}
+}
+
 func TestSecureDirAllows(t *testing.T) {
 	t.Parallel()
 	up := privateDir(t)
@@ -102,6 +136,8 @@ func TestSecureDirAllows(t *testing.T) {
 	must(t, SecureDir(filepath.Join(up, "state")))
 	must(t, os.Mkdir(up+"/home", 0o755), os.Symlink(up+"/home", up+"/user")) // as /home on many clusters
 	must(t, SecureDir(filepath.Join(up, "user", "state")))
+	must(t, os.Mkdir(up+"/home/deep", 0o755), os.Symlink("../../user", up+"/home/deep/back")) // relative, through another link
+	must(t, SecureDir(filepath.Join(up, "user", "deep", "back", "state")))
 }
 
 func TestReadPrivate(t *testing.T) {
