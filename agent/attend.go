@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/agent/process"
@@ -133,12 +135,20 @@ func (r *run) load(ctx context.Context, e *engineRun) error {
 			if stalled {
 				return fmt.Errorf("loading made no progress for %s: %w", stall, err)
 			}
-			r.health(func(h *apiv1.Health) { h.Loading, h.Message = progress, err.Error() })
+			r.health(func(h *apiv1.Health) { h.Loading, h.Message = progress, notYet(err) })
 		}
 		if !sleep(ctx, lookEvery) {
 			return r.interrupted(e)
 		}
 	}
+}
+
+// notYet says for people why the engine has not answered yet.
+func notYet(err error) string {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return "the engine does not listen yet"
+	}
+	return err.Error()
 }
 
 // observe takes what the engine has read by now.

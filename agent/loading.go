@@ -27,7 +27,8 @@ type Tracker struct {
 	seenAt   time.Time // of the last Observe
 	marked   uint64    // bytes when progress was last found
 	advanced time.Time // when progress was last found
-	rate     float64   // bytes a second, smoothed
+	rate     float64   // bytes a second, smoothed; too small by the factor weight as long as little time has passed
+	weight   float64   // 0..1
 }
 
 // NewTracker begins at now. total is the size of the weights in bytes, 0 where it is not known. Without progress for stall,
@@ -60,22 +61,33 @@ func (t *Tracker) smooth(now time.Time, bytes uint64) {
 	if bytes > t.seen {
 		current = float64(bytes-t.seen) / passed
 	}
-	t.rate += (current - t.rate) * (1 - math.Exp(-passed/smoothing.Seconds()))
+	share := 1 - math.Exp(-passed/smoothing.Seconds())
+	t.rate += (current - t.rate) * share
+	t.weight += (1 - t.weight) * share
 }
 
 func (t *Tracker) progress() *apiv1.Progress {
 	p := &apiv1.Progress{
-		BytesDone:      t.seen,
-		BytesTotal:     t.total,
-		BytesPerSecond: math.Round(t.rate),
-		AdvancedAt:     timestamppb.New(t.advanced),
+		BytesDone:  t.seen,
+		BytesTotal: t.total,
+		AdvancedAt: timestamppb.New(t.advanced),
 	}
+	if t.total > 0 {
+		p.BytesDone = min(t.seen, t.total) // several processes may read the same file
+	}
+	if t.seen < advanceBytes {
+		return p // what a program reads of itself says nothing of weights
+	}
+	rate := 0.0
+	if t.weight > 0 {
+		rate = t.rate / t.weight
+	}
+	p.BytesPerSecond = math.Round(rate)
 	if t.total == 0 {
 		return p
 	}
-	p.BytesDone = min(t.seen, t.total) // several processes may read the same file
-	if left := t.total - p.BytesDone; left > 0 && t.rate >= 1 {
-		p.Remaining = durationpb.New(time.Duration(min(float64(left)/t.rate, 1e6) * float64(time.Second)))
+	if left := t.total - p.BytesDone; left > 0 && rate >= 1 {
+		p.Remaining = durationpb.New(time.Duration(min(float64(left)/rate, 1e6) * float64(time.Second)))
 	}
 	return p
 }
