@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
@@ -127,6 +128,9 @@ func configFiles(std IO) []string {
 func resolve(c *cli.Context, std IO) (resolved, error) {
 	var files []map[string]string
 	names := configFiles(std)
+	if err := checkProjectFile(names[0]); err != nil {
+		return resolved{}, err
+	}
 	for _, name := range names {
 		m, err := readConfig(name)
 		if err != nil {
@@ -162,6 +166,31 @@ func (s setting) find(c *cli.Context, std IO, names []string, files []map[string
 		}
 	}
 	return value{s.Key, s.Default(std), "default"}
+}
+
+// checkProjectFile refuses a project file that somebody else could have put where this user happens to work, such as in
+// /tmp: settings say where the state is and who may connect.
+func checkProjectFile(name string) error {
+	info, err := os.Lstat(name)
+	if os.IsNotExist(err) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	uid := -1
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		uid = int(st.Uid)
+	}
+	hint := "copy what you want of it into a file of your own, or work in another folder"
+	switch mode := info.Mode(); {
+	case uid != os.Geteuid() && uid != 0:
+		return fail(ExitError, hint, "%s belongs to uid %d and not to you: settings of others are not taken", name, uid)
+	case mode&os.ModeSymlink == 0 && !mode.IsRegular():
+		return fail(ExitError, hint, "%s is no file", name)
+	case mode.IsRegular() && mode.Perm()&0o002 != 0:
+		return fail(ExitError, "run: chmod o-w "+name, "%s can be written by everybody (mode %04o)", name, mode.Perm())
+	}
+	return nil
 }
 
 // readConfig reads one configuration file into dotted keys. A missing file is empty; an unknown key is an error that

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/urfave/cli/v2"
@@ -74,5 +76,45 @@ func TestStrongestSourceWins(t *testing.T) {
 		t.Errorf("an unknown key is no error: %v", err)
 	} else if _, hint := classify(err); !strings.Contains(hint, "log.level") {
 		t.Errorf("no nearest key in %q", hint)
+	}
+}
+
+func TestProjectFileMustBeOwn(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		root  bool
+		setup func(file string) error
+		says  string // empty = it is taken
+	}{
+		{"own", false, func(string) error { return nil }, ""},
+		{"group may write", false, func(f string) error { return os.Chmod(f, 0o664) }, ""},
+		{"all may write", false, func(f string) error { return os.Chmod(f, 0o646) }, "chmod o-w"},
+		{"of another user", true, func(f string) error { return os.Chown(f, 4242, 4242) }, "belongs to uid 4242"},
+		{"a link", false, func(f string) error { return errors.Join(os.Rename(f, f+"2"), os.Symlink(f+"2", f)) }, ""},
+		{"a link of another user", true, func(f string) error {
+			return errors.Join(os.Rename(f, f+"2"), os.Symlink(f+"2", f), os.Lchown(f, 4242, 4242))
+		}, "belongs to uid 4242"},
+		{"a pipe", false, func(f string) error { return errors.Join(os.Remove(f), syscall.Mkfifo(f, 0o600)) }, "no file"},
+	} {
+		if c.root && os.Geteuid() != 0 {
+			continue // only root can give files to another user
+		}
+		std := testIO(map[string]string{"HOME": t.TempDir(), "PENSTOCK_SITE_FILE": "/nowhere"})
+		std.Dir = t.TempDir()
+		file := filepath.Join(std.Dir, ".penstock.yaml")
+		if err := errors.Join(os.WriteFile(file, []byte("log: {level: debug}"), 0o600), c.setup(file)); err != nil {
+			t.Fatal(err)
+		}
+		r, err := resolveIn(t, std)
+		if c.says == "" && (err != nil || r.get("log.level") != "debug") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if c.says == "" {
+			continue
+		}
+		if _, hint := classify(err); err == nil || !strings.Contains(err.Error()+hint, c.says) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: got %v, wanted it to say %q and where", c.name, err, c.says)
+		}
 	}
 }
