@@ -195,6 +195,9 @@ func (g *Gateway) try(ctx context.Context, q *request, p plan, m *member, d rout
 		Path: g.enginePath(m, p.path), Body: body.body, Request: q.id, Tenant: q.caller.tenant, Stream: q.stream,
 		Headers: q.trace, FirstByte: g.opts.Limits.FirstByte,
 	}
+	if !q.stream && q.makesTokens() {
+		call.FirstByte = g.opts.Limits.WholeAnswer
+	}
 	if n := len(q.attempts); n > 1 {
 		call.Request += "-" + strconv.Itoa(n) // an engine may still hold the one before
 	}

@@ -57,7 +57,8 @@ type Limits struct {
 	MaxOpen     int           // requests at a time, all keys together; default 10,000
 	ReadHeader  time.Duration // default 10 s
 	ReadBody    time.Duration // default 60 s
-	FirstByte   time.Duration // from a request until its answer begins; default 5 min
+	FirstByte   time.Duration // from a request until its stream begins; default 5 min
+	WholeAnswer time.Duration // from a request until an answer in one piece begins; default 20 min
 	IdleStream  time.Duration // between the bytes of a stream; default 60 s
 	WriteStall  time.Duration // a client that takes nothing for so long is gone; default 60 s
 	Patience    time.Duration // how long a cut stream waits for a replica that can go on; default 20 s
@@ -74,6 +75,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.ReadHeader, 10*time.Second)
 	set(&l.ReadBody, time.Minute)
 	set(&l.FirstByte, 5*time.Minute)
+	set(&l.WholeAnswer, 20*time.Minute)
 	set(&l.IdleStream, time.Minute)
 	set(&l.WriteStall, time.Minute)
 	set(&l.Patience, 20*time.Second)

@@ -20,8 +20,7 @@ const maxPrefillAnswer = 4 << 20
 // kv_transfer_params, one of them reads the prompt first, and what it says about its KV blocks is put into the body as it is.
 // When that fails the body goes out unchanged: a decode replica reads the prompt itself then, only slower.
 func (g *Gateway) prefillFirst(ctx context.Context, q *request, decode *member, call upstream.Call) []byte {
-	if decode.role != jobspecs.Decode || decode.traits.Disaggregation != engine.KVTransferParams ||
-		call.Path != pathChat && call.Path != pathCompletions {
+	if decode.role != jobspecs.Decode || decode.traits.Disaggregation != engine.KVTransferParams || !q.makesTokens() {
 		return call.Body
 	}
 	body, err := rawjson.Parse(call.Body, g.opts.Limits.MaxDepth)
@@ -79,7 +78,7 @@ func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.De
 	if !absent(body.Get("max_completion_tokens")) {
 		edits = append(edits, rawjson.Edit{Name: "max_completion_tokens", Value: []byte("1")})
 	}
-	call.Body, call.Stream = body.Edit(nil, edits...), false
+	call.Body, call.Stream, call.FirstByte = body.Edit(nil, edits...), false, g.opts.Limits.FirstByte
 	resp, err := g.opts.Upstream.Do(ctx, m.target, call)
 	if err != nil {
 		failure = failureOf(err)

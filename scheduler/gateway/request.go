@@ -61,6 +61,9 @@ type request struct {
 	settle   func(used uint64)
 }
 
+// makesTokens reports whether the request is for text by one of the paths that continue each other.
+func (q *request) makesTokens() bool { return q.path == pathChat || q.path == pathCompletions }
+
 // newID makes the request's ID. One that the client sent is kept in front of a random end: `penstock why` finds it by its
 // beginning, and two requests of one ID do not hide each other.
 func newID(clients string) string {
@@ -142,7 +145,7 @@ func (g *Gateway) parse(q *request, body []byte, h http.Header) *apiError {
 	q.wantUsage = isTrue(inside(o.Get("stream_options"), "include_usage"))
 	q.wantIDs = isTrue(o.Get("return_token_ids"))
 	q.estimate = estimateTokens(q.path, o)
-	if q.path == pathChat || q.path == pathCompletions {
+	if q.makesTokens() {
 		q.inexact = whyNotExact(o)
 	} else {
 		q.inexact = "of its path"
@@ -178,7 +181,7 @@ func (g *Gateway) bodyFor(q *request, m *member) prepared {
 	var h hide
 	if m.known {
 		edits = g.addSalt(edits, q, m)
-		if q.stream && (q.path == pathChat || q.path == pathCompletions) {
+		if q.stream && q.makesTokens() {
 			if !q.wantUsage {
 				edits = append(edits, rawjson.Edit{Name: "stream_options", Value: withUsage(q.body.Get("stream_options"))})
 				h.usage = true

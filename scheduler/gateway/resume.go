@@ -28,7 +28,7 @@ func (s *stream) afterCut(a *attempt, e ending) (plan, *apiError) {
 	}
 	g.log.Debug().Str("request_id", q.id).Str("replica", a.m.name).Str("launch", a.m.target.Launch).Str("cause", e.failure).
 		Bool("begun", s.began).Msg("stream cut")
-	if reached := s.reached(); reached > s.got {
+	if reached := s.reached(); s.began && reached > s.got {
 		s.got = reached
 		q.tried = q.tried[:0] // the answer got further: those that failed before may be tried again
 	}

@@ -22,7 +22,7 @@ type stream struct {
 	q     *request
 	w     http.ResponseWriter
 	rc    *http.ResponseController
-	flush http.Flusher
+	flush func() error
 	itl   prometheus.Observer
 
 	out   []byte // to be written next
@@ -51,7 +51,7 @@ func (g *Gateway) serveStream(ctx context.Context, w http.ResponseWriter, q *req
 		g: g, q: q, w: w, rc: http.NewResponseController(w), out: g.pools.buffers.get()[:0],
 		itl: g.metrics.itl.WithLabelValues(q.model.Name),
 	}
-	s.flush, _ = w.(http.Flusher)
+	s.flush = flusher(s.rc, w)
 	defer func() { g.pools.buffers.put(s.out) }()
 	s.begin()
 	p := g.first(q)
@@ -147,7 +147,10 @@ func (s *stream) relay(a *attempt) ending {
 			s.drain(a, err)
 			return ending{kind: whole}
 		case err == nil:
-		case errors.Is(err, io.EOF) && (s.finished || s.q.path == pathResponses && s.began):
+		case errors.Is(err, io.EOF) && s.q.path == pathResponses && s.finished:
+			return ending{kind: whole}
+		case errors.Is(err, io.EOF) && s.finished: // an engine that does not say [DONE]
+			s.closeOff()
 			return ending{kind: whole}
 		case errors.Is(err, io.EOF):
 			return ending{cut, "ended_early"}
@@ -325,10 +328,18 @@ func (s *stream) flushOut() bool {
 	n, err := s.w.Write(s.out)
 	s.g.metrics.bytes.Add(float64(n))
 	s.out = s.out[:0]
-	if err == nil && s.flush != nil {
-		s.flush.Flush()
+	if err == nil {
+		err = s.flush()
 	}
 	return err == nil
+}
+
+// flusher is the short way to rc.Flush for the writers of net/http.
+func flusher(rc *http.ResponseController, w http.ResponseWriter) func() error {
+	if f, ok := w.(interface{ FlushError() error }); ok {
+		return f.FlushError
+	}
+	return rc.Flush
 }
 
 // header begins the answer.

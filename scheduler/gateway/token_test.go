@@ -14,7 +14,6 @@ type nowhere struct{ header http.Header }
 func (n *nowhere) Header() http.Header       { return n.header }
 func (*nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (*nowhere) WriteHeader(int)             {}
-func (*nowhere) Flush()                      {}
 
 // tokenPath is a stream in the middle of its answer, and the event that comes next.
 func tokenPath(t testing.TB, body string) (s *stream, a *attempt, event []byte) {
@@ -26,7 +25,7 @@ func tokenPath(t testing.TB, body string) (s *stream, a *attempt, event []byte) 
 	}
 	q.body, q.inexact, q.model = o, whyNotExact(o), g.view.Load().models["m"]
 	w := &nowhere{http.Header{}}
-	s = &stream{g: g.Gateway, q: q, w: w, rc: http.NewResponseController(w), flush: w, itl: g.metrics.itl.WithLabelValues("m")}
+	s = &stream{g: g.Gateway, q: q, w: w, rc: http.NewResponseController(w), flush: func() error { return nil }, itl: g.metrics.itl.WithLabelValues("m")}
 	s.begin()
 	m := g.member(0)
 	m.inflight.Add(1)

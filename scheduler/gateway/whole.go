@@ -48,11 +48,8 @@ func (g *Gateway) serveWhole(ctx context.Context, w http.ResponseWriter, q *requ
 
 // aborted reports whether an engine that is being stopped has ended the answer early.
 func aborted(q *request, body []byte) bool {
-	if q.path != pathChat && q.path != pathCompletions {
-		return false
-	}
 	var c chunk
-	return c.scan(body, hide{}) && string(c.finish.of(body)) == `"abort"`
+	return q.makesTokens() && c.scan(body, hide{}) && string(c.finish.of(body)) == `"abort"`
 }
 
 // readAnswer reads an answer up to MaxAnswer. rest tells that there is more.
