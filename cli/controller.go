@@ -50,11 +50,12 @@ type controller struct {
 	upstream  *upstream.Client
 	holder    *identity.Holder
 
-	agents, owner, clients net.Listener
-	endpoint               identity.Endpoint
-	shutdown               chan struct{}
-	shutdownOnce           sync.Once
-	closers                []func() error // undone in reverse
+	agents, owner net.Listener
+	clients       clientsPort
+	endpoint      identity.Endpoint
+	shutdown      chan struct{}
+	shutdownOnce  sync.Once
+	closers       []func() error // undone in reverse
 }
 
 // newController takes the term, opens every listener and writes the endpoint file. Nothing runs yet.
@@ -201,10 +202,10 @@ func (c *controller) listen(o serveOptions) (err error) {
 	if o.noGateway {
 		return nil
 	}
-	c.clients, c.endpoint.GatewayURL, err = c.inv.listenForClients(c.state, c.ca, c.endpoint.Hostname)
-	if err != nil {
+	if c.clients, err = c.inv.listenForClients(filepath.Join(c.state, portFile), c.ca, c.endpoint.Hostname); err != nil {
 		return err
 	}
+	c.endpoint.GatewayURL = c.clients.url
 	c.defer_(closing(c.clients))
 	return nil
 }
@@ -220,7 +221,7 @@ func (c *controller) wire(o serveOptions) (err error) {
 		Ledger: c.ledger, Fleet: c.fleet, Publisher: c.publisher, Loop: c.loop, Clusters: c.clusters, CA: c.ca, Tokens: c.tokens,
 		Keys: c.keys, StateDir: c.state, LogDir: c.logDir, Endpoint: c.endpointResponse, Version: Version(),
 		Shutdown:  func() { c.shutdownOnce.Do(func() { close(c.shutdown) }) },
-		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry, Gatherer: c.registry,
+		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry, Notices: c.notices(), Gatherer: c.registry,
 	})
 	if err != nil || o.noGateway {
 		return err
@@ -229,6 +230,16 @@ func (c *controller) wire(o serveOptions) (err error) {
 		name: "controller", upstream: c.upstream, record: c.record, registry: c.registry, log: c.log, state: c.state,
 	})
 	return err
+}
+
+// notices are what was found at the start and stays worth knowing.
+func (c *controller) notices() []string {
+	warning := c.clients.warning()
+	if warning == "" {
+		return nil
+	}
+	c.log.Warn().Str("lost", c.clients.lost).Str("url", c.clients.url).Msg("another process has taken the port where the gateway was before")
+	return []string{warning}
 }
 
 // view is what gateways are told now.

@@ -54,54 +54,82 @@ func reachable(a net.Addr, host string) string {
 
 func isTLS(url string) bool { return strings.HasPrefix(url, "https://") }
 
-// portFile remembers the gateway's port, so that its URL outlives a restart.
+// portFile remembers a gateway's port, so that its URL outlives a restart.
 const portFile = "gateway.port"
 
-// listenForClients opens the gateway's listener. Port 0 means: the port of last time if it is free, else a new one.
-// On loopback it is plain HTTP, since keys guard it; everywhere else it is TLS with a certificate of our CA.
-func (inv *invocation) listenForClients(state string, ca *identity.CA, hostname string) (net.Listener, string, error) {
+// ownPortFile is portFile for one more gateway. Empty: it has no name that would outlive a restart either.
+func ownPortFile(state, gateway string) string {
+	if gateway == "" {
+		return ""
+	}
+	return filepath.Join(state, "gateway-"+gateway+".port")
+}
+
+// clientsPort is where a gateway listens for clients.
+type clientsPort struct {
+	net.Listener
+	url string // ends in /v1
+	// lost is the address of last time, which another process has taken; empty = none is.
+	lost string
+}
+
+// warning says what it means that the port of last time is lost: whoever has it now is asked by the clients that do not
+// know yet, and on loopback there is nothing that tells him from the gateway.
+func (p clientsPort) warning() string {
+	if p.lost == "" {
+		return ""
+	}
+	return fmt.Sprintf("another process has taken %s, where the gateway was before; if it listens there, clients that still ask there give it their keys: "+
+		"tell them that the gateway is at %s now, find out whose process it is (ss -ltnp), and revoke keys that it may have got", p.lost, p.url)
+}
+
+// listenForClients opens the gateway's listener. Port 0 means: the port of last time, which file remembers, if it is free,
+// else a new one. On loopback it is plain HTTP, since keys guard it; everywhere else it is TLS with a certificate of our CA.
+func (inv *invocation) listenForClients(file string, ca *identity.CA, hostname string) (p clientsPort, err error) {
 	address := inv.set.get("gateway.listen")
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, "", usageError("gateway address %q is not HOST:PORT", address)
+		return p, usageError("gateway address %q is not HOST:PORT", address)
 	}
-	l, err := listenAgain(host, port, filepath.Join(state, portFile))
+	l, lost, err := listenAgain(host, port, file)
 	if err != nil {
-		return nil, "", fmt.Errorf("listen for clients on %s: %w; choose another address with --gateway-listen", address, err)
+		return p, fmt.Errorf("listen for clients on %s: %w; choose another address with --gateway-listen", address, err)
 	}
 	name := orDefault(inv.set.get("gateway.advertise"), hostname)
 	at := reachable(l.Addr(), name)
 	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return l, "http://" + at + "/v1", nil
+		return clientsPort{l, "http://" + at + "/v1", lost}, nil
 	}
 	now := time.Now()
 	cert, err := ca.Issue(identity.ID{Role: identity.Gateway, Name: "clients"}, ownTTL, now, name, hostname, host)
 	if err != nil {
 		l.Close()
-		return nil, "", err
+		return p, err
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
-	return tls.NewListener(l, config), "https://" + at + "/v1", nil
+	return clientsPort{tls.NewListener(l, config), "https://" + at + "/v1", lost}, nil
 }
 
-// listenAgain opens the port of last time where any would do.
-func listenAgain(host, port, file string) (net.Listener, error) {
-	if port != "0" {
-		return net.Listen("tcp", net.JoinHostPort(host, port))
+// listenAgain opens the port of last time where any would do. lost is that of last time where somebody has taken it.
+func listenAgain(host, port, file string) (l net.Listener, lost string, err error) {
+	if port != "0" || file == "" {
+		l, err = net.Listen("tcp", net.JoinHostPort(host, port))
+		return l, "", err
 	}
 	if last, err := statefile.ReadPrivate(file, 16); err == nil {
-		if l, err := net.Listen("tcp", net.JoinHostPort(host, strings.TrimSpace(string(last)))); err == nil {
-			return l, nil
+		address := net.JoinHostPort(host, strings.TrimSpace(string(last)))
+		if l, err = net.Listen("tcp", address); err == nil {
+			return l, "", nil
 		} else if !errors.Is(err, syscall.EADDRINUSE) {
-			return nil, err
+			return nil, "", err
 		}
+		lost = address
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return nil, err
+	if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+		return nil, "", err
 	}
 	text := strconv.Itoa(l.Addr().(*net.TCPAddr).Port) + "\n"
-	return l, statefile.Write(statefile.OS{}, file, []byte(text))
+	return l, lost, statefile.Write(statefile.OS{}, file, []byte(text))
 }
 
 // writeOwner makes the owner's certificate and key for the command line on other hosts, unless there is a good one.

@@ -153,12 +153,15 @@ func runGateway(ctx context.Context, inv *invocation, name string) error {
 	if err != nil {
 		return err
 	}
-	listener, url, err := inv.listenForClients(g.state, ca, host)
+	listener, err := inv.listenForClients(ownPortFile(g.state, name), ca, host)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	g.url = url
+	g.url = listener.url
+	if listener.lost != "" {
+		g.log.Warn().Str("lost", listener.lost).Str("url", g.url).Msg("another process has taken the port where the gateway was before")
+	}
 	registry := prometheus.NewRegistry()
 	up := newUpstream(g.holder.Certificate, g.pool)
 	defer up.Close()
@@ -166,7 +169,7 @@ func runGateway(ctx context.Context, inv *invocation, name string) error {
 	if err != nil {
 		return err
 	}
-	g.log.Info().Str("gateway", g.name).Str("url", url).Msg("gateway serves")
+	g.log.Info().Str("gateway", g.name).Str("url", g.url).Msg("gateway serves")
 	var group run.Group
 	for _, part := range []func(context.Context) error{g.gateway.Run, g.watch, g.renew, serveGateway(listener, g.gateway)} {
 		ctx, cancel := context.WithCancel(ctx)

@@ -174,7 +174,7 @@ func awaitController(ctx context.Context, inv *invocation, pid int, ended <-chan
 			v, err := client.Version(ctx, &apiv1.VersionRequest{})
 			done()
 			if err == nil && v.Pid == int64(pid) {
-				return sayDetached(inv, v, log)
+				return sayDetached(ctx, inv, v, log)
 			}
 		}
 		select {
@@ -190,15 +190,29 @@ func awaitController(ctx context.Context, inv *invocation, pid int, ended <-chan
 	}
 }
 
-func sayDetached(inv *invocation, v *apiv1.VersionResponse, log string) error {
+func sayDetached(ctx context.Context, inv *invocation, v *apiv1.VersionResponse, log string) error {
 	e, err := identity.ReadEndpoint(filepath.Join(inv.set.get("stateDir"), endpointFile))
 	if err != nil {
 		return err
 	}
+	client, done, err := inv.control()
+	if err != nil {
+		return err
+	}
+	defer done()
+	st, err := client.Status(ctx, &apiv1.StatusRequest{})
+	if err != nil {
+		return err
+	}
 	if inv.json() {
-		return inv.printJSON("serve", map[string]any{"pid": v.Pid, "term": v.Term, "controller": e.URL, "gateway": e.GatewayURL, "log": log})
+		return inv.printJSON("serve", map[string]any{
+			"pid": v.Pid, "term": v.Term, "controller": e.URL, "gateway": e.GatewayURL, "log": log, "warnings": append([]string{}, st.Warnings...),
+		})
 	}
 	inv.say("controller runs: pid %d, term %d; gateway %s; log %s", v.Pid, v.Term, orDash(e.GatewayURL), log)
+	for _, w := range st.Warnings {
+		inv.say("warning: %s", w)
+	}
 	return nil
 }
 

@@ -63,6 +63,7 @@ type Options struct {
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
 	Gatherer  prometheus.Gatherer // what /metrics shows
+	Notices   []string            // what the start has found; stands among the warnings of every status; may be nil
 }
 
 // Server holds the open streams and the last records. Make it with New, mount Agents and Owner, and Close it before the

@@ -296,7 +296,7 @@ func (s *Server) warnings() (out []string) {
 	if n := s.o.Ledger.EventsLost(); n > 0 {
 		out = append(out, fmt.Sprintf("%d events could not be written; is the disk full?", n))
 	}
-	out = append(out, s.o.Loop.Warnings()...)
+	out = append(append(out, s.o.Notices...), s.o.Loop.Warnings()...)
 	snapshot := s.o.Fleet.Snapshot(time.Now())
 	for _, r := range snapshot.Replicas {
 		for _, rank := range r.Ranks {
