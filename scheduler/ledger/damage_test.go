@@ -165,8 +165,9 @@ func FuzzRecords(f *testing.F) {
 	}
 	f.Add(uint8(2), []byte(`{"format":1,"name":"qwen","current":7,"revisions":[{"number":-1},{"number":7}],"scale":{"mixed":-4}}`))
 	f.Add(uint8(1), []byte(`{"format":1,"launch":{"id":"l1","phase":"ended","epoch":18446744073709551615}}`))
+	whole := filled(f)
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
-		fsys := filled(t)
+		fsys := whole.Killed()
 		overwrite(t, fsys, paths[int(which)%len(paths)], data)
 		l, err := Open("/", testOptions(fsys))
 		if err == nil {
