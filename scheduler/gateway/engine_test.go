@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -15,6 +17,7 @@ import (
 // fakeEngine is an agent with its engine behind it: vLLM's API over the model above, and faults on demand.
 type fakeEngine struct {
 	*httptest.Server
+	conns atomic.Int32
 
 	mu       sync.Mutex
 	manner   manner
@@ -47,7 +50,13 @@ type fault struct {
 func newFakeEngine(t testing.TB) *fakeEngine {
 	t.Helper()
 	e := &fakeEngine{canceled: make(chan string, 100)}
-	e.Server = httptest.NewServer(http.HandlerFunc(e.serve))
+	e.Server = httptest.NewUnstartedServer(http.HandlerFunc(e.serve))
+	e.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			e.conns.Add(1)
+		}
+	}
+	e.Start()
 	t.Cleanup(e.Close)
 	return e
 }

@@ -365,4 +365,7 @@ func TestOverTheNetwork(t *testing.T) {
 			t.Errorf("%s: %s", body, got)
 		}
 	}
+	if n := g.engines[0].conns.Load() + g.engines[1].conns.Load(); n > 2 {
+		t.Errorf("six requests, one after the other, took %d connections to two replicas", n)
+	}
 }

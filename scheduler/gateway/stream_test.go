@@ -159,7 +159,7 @@ func TestSlowClient(t *testing.T) {
 
 // TestEngineHangs in the middle of a stream: another replica goes on when nothing has come for IdleStream.
 func TestEngineHangs(t *testing.T) {
-	g := newTestGateway(t, 2, func(o *Options) { o.Limits.IdleStream = 50 * time.Millisecond })
+	g := newTestGateway(t, 2, func(o *Options) { o.Limits.IdleStream = 300 * time.Millisecond })
 	g.member(1).inflight.Add(100)
 	g.engines[0].fail(fault{cutBytes: 1500, hang: true})
 	body := fmt.Sprintf(chatBody, "h", 30, `,"min_tokens":30`)
