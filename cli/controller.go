@@ -151,6 +151,9 @@ const ownTTL = 30 * 24 * time.Hour
 
 // openClusters makes an adapter for each cluster that this host can use.
 func (c *controller) openClusters() error {
+	if err := c.inv.secureRuntimeDir(); err != nil {
+		return err
+	}
 	declared, err := parseLocalNodes(c.inv.set.get("local.nodes"))
 	if err != nil {
 		return err

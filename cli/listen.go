@@ -31,6 +31,15 @@ func socketName(state string) string {
 	return hex.EncodeToString(sum[:6]) + ".sock"
 }
 
+// secureRuntimeDir makes or checks the folder for sockets and locks itself, before anything is put below it: by default it
+// has a name in /tmp that everybody knows.
+func (inv *invocation) secureRuntimeDir() error {
+	if err := identity.SecureDir(inv.set.get("runtimeDir")); err != nil {
+		return &exitError{code: ExitError, err: err, hint: "it is the runtime folder; choose another one with --runtime-dir or PENSTOCK_RUNTIME_DIR"}
+	}
+	return nil
+}
+
 func closing(c io.Closer) func() error {
 	return func() error {
 		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {

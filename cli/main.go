@@ -15,8 +15,10 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// Main runs the program with its arguments (args[0] is the program's name) and returns the exit code.
+// Main runs the program with its arguments (args[0] is the program's name) and returns the exit code. What the process and
+// its children make, engines' sockets and caches among it, is for its user alone, whatever the shell's umask says.
 func Main(args []string, std IO) int {
+	syscall.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return runArgs(ctx, args, std)

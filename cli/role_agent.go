@@ -98,6 +98,9 @@ func newAgentOptions(inv *invocation, o agentOptions) (agent.Options, func(), er
 	if err != nil {
 		return agent.Options{}, nil, err
 	}
+	if err := inv.secureRuntimeDir(); err != nil {
+		return agent.Options{}, nil, err
+	}
 	run := inv.Getenv(process.EnvRun)
 	if run == "" {
 		var nonce [8]byte
