@@ -24,19 +24,25 @@ func TestDecide(t *testing.T) {
 	}{
 		"no limits": {Limits{}, []step{{tokens: 1 << 40}, {tokens: 1 << 40}}},
 		"requests: a minute's worth at once, then one each 30 s": {Limits{RequestsPerMinute: 2}, []step{
-			{}, {}, {want: "requests per minute", retry: 30 * time.Second},
+			{},
+			{},
+			{want: "requests per minute", retry: 30 * time.Second},
 			{after: 29 * time.Second, want: "requests per minute", retry: time.Second},
-			{after: time.Second}, {want: "requests per minute", retry: 30 * time.Second},
+			{after: time.Second},
+			{want: "requests per minute", retry: 30 * time.Second},
 		}},
 		"concurrency": {Limits{Concurrency: 1}, []step{
 			{}, {want: "requests at a time", retry: time.Second}, {settle: true},
 		}},
 		"tokens: the estimate is taken, the rest is given back": {Limits{TokensPerMinute: 600}, []step{
-			{tokens: 500}, {tokens: 200, want: "tokens per minute", retry: 10 * time.Second},
-			{settle: true, used: 100, tokens: 200}, {tokens: 400, want: "tokens per minute", retry: 10 * time.Second},
+			{tokens: 500},
+			{tokens: 200, want: "tokens per minute", retry: 10 * time.Second},
+			{settle: true, used: 100, tokens: 200},
+			{tokens: 400, want: "tokens per minute", retry: 10 * time.Second},
 		}},
 		"tokens: debt is paid first": {Limits{TokensPerMinute: 60}, []step{
-			{tokens: 10}, {settle: true, used: 180, want: "tokens per minute", retry: 2 * time.Minute},
+			{tokens: 10},
+			{settle: true, used: 180, want: "tokens per minute", retry: 2 * time.Minute},
 			{after: 2 * time.Minute},
 		}},
 		"tokens: more than the bucket holds needs a full bucket": {Limits{TokensPerMinute: 60}, []step{

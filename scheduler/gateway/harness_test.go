@@ -147,16 +147,15 @@ func (g *testGateway) lastRecord() *apiv1.RequestRecord {
 
 // answer is a stream as a client puts it together.
 type answer struct {
-	text    string
-	finish  string
-	usage   map[string]any
-	fault   map[string]any
-	done    bool
-	roles   int
-	ids     map[string]bool
-	events  []string
-	tokens  bool // token ids came through
-	nullUse bool
+	text   string
+	finish string
+	usage  map[string]any
+	fault  map[string]any
+	done   bool
+	roles  int
+	ids    map[string]bool
+	events []string
+	tokens bool // token ids came through
 }
 
 func parseStream(t testing.TB, stream string) answer {

@@ -16,12 +16,23 @@ const (
 
 // units are what the model says: each is a run of tokens, and whole characters only at its end.
 var units = [][]string{
-	{" the"}, {" water"}, {" runs"}, {"\n"}, {" \"quoted\""}, {"\\"}, {" down"}, {","}, {"."}, {" pipe", "line"},
+	{" the"},
+	{" water"},
+	{" runs"},
+	{"\n"},
+	{" \"quoted\""},
+	{"\\"},
+	{" down"},
+	{","},
+	{"."},
+	{" pipe", "line"},
 	{"\xc3", "\xa9"},                      // é from two bytes
 	{" caf\xc3", "\xa9s"},                 // text with half a character at both ends
 	{"\xf0\x9f", "\x98", "\x80"},          // 😀 from three tokens
 	{" \xe6\xb0", "\xb4\xe3\x82", "\x92"}, // 水を across three
-	{"水"}, {"流"}, {" ", "x"},
+	{"水"},
+	{"流"},
+	{" ", "x"},
 }
 
 // vocabulary gives each token of a unit an id of its own.

@@ -70,8 +70,11 @@ func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.De
 	defer func() { a.close(failure) }()
 
 	edits := []rawjson.Edit{
-		{Name: "stream", Value: []byte("false")}, {Name: "max_tokens", Value: []byte("1")},
-		{Name: "stream_options"}, {Name: "min_tokens"}, {Name: "return_token_ids"},
+		{Name: "stream", Value: []byte("false")},
+		{Name: "max_tokens", Value: []byte("1")},
+		{Name: "stream_options"},
+		{Name: "min_tokens"},
+		{Name: "return_token_ids"},
 		{Name: "kv_transfer_params", Value: []byte(`{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,` +
 			`"remote_block_ids":null,"remote_host":null,"remote_port":null}`)},
 	}

@@ -270,15 +270,23 @@ func TestBodiesPassThrough(t *testing.T) {
 	g := newTestGateway(t, 1, nil)
 	salt := string(g.salts.json(anonymousTenant))
 	for _, tc := range []struct{ path, body, want string }{
-		{pathCompletions, `{ "model" : "m", "x":1.10, "big":12345678901234567890, "prompt":"\u00e9", "max_tokens":2 }`,
-			`{ "model" : "m", "x":1.10, "big":12345678901234567890, "prompt":"\u00e9", "max_tokens":2,"cache_salt":` + salt + ` }`},
+		{
+			pathCompletions, `{ "model" : "m", "x":1.10, "big":12345678901234567890, "prompt":"\u00e9", "max_tokens":2 }`,
+			`{ "model" : "m", "x":1.10, "big":12345678901234567890, "prompt":"\u00e9", "max_tokens":2,"cache_salt":` + salt + ` }`,
+		},
 		{pathCompletions, `{"model":"m","priority":null,"max_tokens":2,"cache_salt":null}`, `{"model":"m","max_tokens":2,"cache_salt":` + salt + `}`},
-		{pathCompletions, `{"model":"m","stream":true,"max_tokens":2}`,
-			`{"model":"m","stream":true,"max_tokens":2,"cache_salt":` + salt + `,"stream_options":{"include_usage":true},"return_token_ids":true}`},
-		{pathCompletions, `{"model":"m","stream":true,"stream_options":{"x":1,"include_usage":false},"return_token_ids":true,"max_tokens":2}`,
-			`{"model":"m","stream":true,"stream_options":{"x":1,"include_usage":true},"return_token_ids":true,"max_tokens":2,"cache_salt":` + salt + `}`},
-		{pathChat, `{"model":"m","stream":true,"tools":[1],"max_tokens":2}`,
-			`{"model":"m","stream":true,"tools":[1],"max_tokens":2,"cache_salt":` + salt + `,"stream_options":{"include_usage":true}}`},
+		{
+			pathCompletions, `{"model":"m","stream":true,"max_tokens":2}`,
+			`{"model":"m","stream":true,"max_tokens":2,"cache_salt":` + salt + `,"stream_options":{"include_usage":true},"return_token_ids":true}`,
+		},
+		{
+			pathCompletions, `{"model":"m","stream":true,"stream_options":{"x":1,"include_usage":false},"return_token_ids":true,"max_tokens":2}`,
+			`{"model":"m","stream":true,"stream_options":{"x":1,"include_usage":true},"return_token_ids":true,"max_tokens":2,"cache_salt":` + salt + `}`,
+		},
+		{
+			pathChat, `{"model":"m","stream":true,"tools":[1],"max_tokens":2}`,
+			`{"model":"m","stream":true,"tools":[1],"max_tokens":2,"cache_salt":` + salt + `,"stream_options":{"include_usage":true}}`,
+		},
 		{pathEmbeddings, `{"model":"m","input":"x"}`, `{"model":"m","input":"x"}`},
 		{pathTokenize, `{"model":"m","prompt":"x"}`, `{"model":"m","prompt":"x"}`},
 	} {

@@ -24,26 +24,48 @@ func TestPick(t *testing.T) {
 		reason     string
 	}{
 		"one": {100, []Candidate{{Launch: "a"}}, "a", "the only replica: 0 open here, the engine's own load is unknown"},
-		"fewer open": {100, []Candidate{{Launch: "a", Inflight: 9}, {Launch: "b", Inflight: 1}}, "b",
-			"least loaded of 2: 1 open here, the engine's own load is unknown"},
+		"fewer open": {
+			100,
+			[]Candidate{{Launch: "a", Inflight: 9}, {Launch: "b", Inflight: 1}},
+			"b",
+			"least loaded of 2: 1 open here, the engine's own load is unknown",
+		},
 		"prompts that are not answered yet count": {100, []Candidate{
-			{Launch: "a", Inflight: 1, InflightTokens: 30_000}, {Launch: "b", Inflight: 3}}, "b", "least loaded"},
-		"other gateways' requests count": {100, []Candidate{
-			{Launch: "a", Running: new(40), Waiting: new(0), SeenAt: fresh}, {Launch: "b", Inflight: 3, Running: new(3), SeenAt: fresh}}, "b",
-			"3 running"},
-		"stale figures are unknown": {100, []Candidate{
-			{Launch: "a", Running: new(40), Waiting: new(9), SeenAt: stale}, {Launch: "b", Inflight: 3}}, "a",
-			"unknown (6 s old)"},
+			{Launch: "a", Inflight: 1, InflightTokens: 30_000}, {Launch: "b", Inflight: 3},
+		}, "b", "least loaded"},
+		"other gateways' requests count": {
+			100,
+			[]Candidate{
+				{Launch: "a", Running: new(40), Waiting: new(0), SeenAt: fresh}, {Launch: "b", Inflight: 3, Running: new(3), SeenAt: fresh},
+			},
+			"b",
+			"3 running",
+		},
+		"stale figures are unknown": {
+			100,
+			[]Candidate{
+				{Launch: "a", Running: new(40), Waiting: new(9), SeenAt: stale}, {Launch: "b", Inflight: 3},
+			},
+			"a",
+			"unknown (6 s old)",
+		},
 		"a queue is worse than open streams": {100, []Candidate{
-			{Launch: "a", Running: new(1), Waiting: new(2), SeenAt: fresh}, {Launch: "b", Running: new(8), Waiting: new(0), SeenAt: fresh}}, "b", "0 waiting"},
+			{Launch: "a", Running: new(1), Waiting: new(2), SeenAt: fresh}, {Launch: "b", Running: new(8), Waiting: new(0), SeenAt: fresh},
+		}, "b", "0 waiting"},
 		"a full KV cache": {100, []Candidate{
-			{Launch: "a", KVUsage: new(0.99), SeenAt: fresh}, {Launch: "b", Inflight: 20, KVUsage: new(0.5), SeenAt: fresh}}, "b", "KV cache 50 % full"},
+			{Launch: "a", KVUsage: new(0.99), SeenAt: fresh}, {Launch: "b", Inflight: 20, KVUsage: new(0.5), SeenAt: fresh},
+		}, "b", "KV cache 50 % full"},
 		"a job that ends": {100, []Candidate{
-			{Launch: "a", EndsAt: now.Add(30 * time.Second)}, {Launch: "b", Inflight: 30}}, "b", "least loaded"},
+			{Launch: "a", EndsAt: now.Add(30 * time.Second)}, {Launch: "b", Inflight: 30},
+		}, "b", "least loaded"},
 		"a job that ends now, and nothing else": {100, []Candidate{{Launch: "a", EndsAt: now.Add(9 * time.Second)}}, "a", "its job ends in 9 s"},
 		"unknown prompt":                        {0, []Candidate{{Launch: "a"}}, "a", "prompt of unknown length taken as 512 tokens"},
-		"equals": {100, []Candidate{{Launch: "a"}, {Launch: "b"}, {Launch: "c", Inflight: 99}}, "*",
-			"drawn from 2 of 3 that are equally loaded"},
+		"equals": {
+			100,
+			[]Candidate{{Launch: "a"}, {Launch: "b"}, {Launch: "c", Inflight: 99}},
+			"*",
+			"drawn from 2 of 3 that are equally loaded",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := Pick(Request{ID: "r1", PromptTokens: tc.prompt, Now: now}, tc.candidates)
