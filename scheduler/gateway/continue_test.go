@@ -52,22 +52,24 @@ func expect(t testing.TB, what, stream, body string, max, min int, stop ...strin
 	return a
 }
 
-// TestCutAtEveryByte cuts the first replica's stream after each of its bytes; the client must not notice.
+// TestCutAtEveryByte cuts the first replica's stream after each of its bytes, and every third of the less usual streams; the
+// client must not notice.
 func TestCutAtEveryByte(t *testing.T) {
 	completion := `{"model":"m","prompt":"%s","temperature":0,"stream":true,"max_tokens":%d%s}`
 	const usage = `,"stream_options":{"include_usage":true}`
 	for _, tc := range []struct {
 		name, path, body string
 		max              int
+		step             int
 		manner           manner
 		stop             []string
 	}{
-		{name: "chat", path: pathChat, body: fmt.Sprintf(chatBody, "q12", 7, usage), max: 7},
-		{name: "chat, text shown eagerly", path: pathChat, body: fmt.Sprintf(chatBody, "q7", 7, ""), max: 7, manner: manner{eager: true}},
-		{name: "completion", path: pathCompletions, body: fmt.Sprintf(completion, "c3", 7, usage), max: 7, manner: manner{eager: true}},
-		{name: "several tokens a chunk", path: pathChat, body: fmt.Sprintf(chatBody, "q9", 10, usage), max: 10, manner: manner{tokens: func(i int) int { return 1 + i%3 }}},
-		{name: "stop strings", path: pathCompletions, body: fmt.Sprintf(completion, "s2", 6, `,"stop":["zz","runs down"]`), max: 6, stop: []string{"zz", "runs down"}},
-		{name: "no token ids", path: pathChat, body: fmt.Sprintf(chatBody, "n1", 6, ""), max: 6, manner: manner{eager: true, noIDs: true}},
+		{name: "chat", path: pathChat, body: fmt.Sprintf(chatBody, "q12", 7, usage), max: 7, step: 1},
+		{name: "chat, text shown eagerly", path: pathChat, body: fmt.Sprintf(chatBody, "q7", 7, ""), max: 7, step: 3, manner: manner{eager: true}},
+		{name: "completion", path: pathCompletions, body: fmt.Sprintf(completion, "c3", 7, usage), max: 7, step: 1, manner: manner{eager: true}},
+		{name: "several tokens a chunk", path: pathChat, body: fmt.Sprintf(chatBody, "q9", 10, usage), max: 10, step: 3, manner: manner{tokens: func(i int) int { return 1 + i%3 }}},
+		{name: "stop strings", path: pathCompletions, body: fmt.Sprintf(completion, "s2", 6, `,"stop":["zz","runs down"]`), max: 6, step: 3, stop: []string{"zz", "runs down"}},
+		{name: "no token ids", path: pathChat, body: fmt.Sprintf(chatBody, "n1", 6, ""), max: 6, step: 3, manner: manner{eager: true, noIDs: true}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -76,7 +78,7 @@ func TestCutAtEveryByte(t *testing.T) {
 				e.behave(tc.manner)
 			}
 			g.member(1).inflight.Add(1000) // so the other one comes first
-			for at := 1; ; at++ {
+			for at := 1; ; at += tc.step {
 				g.allRoutable()
 				g.engines[0].fail(fault{cutBytes: at})
 				w := g.post(tc.path, tc.body)
