@@ -240,7 +240,7 @@ func TestCommandsOfOldControllersAreRefused(t *testing.T) {
 func TestOrphanEnds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "")
-	w.controller.orphan = 500 * time.Millisecond
+	w.controller.orphan = 2 * time.Second
 	a := w.start(func(o *Options) { o.Limits.Farewell = 100 * time.Millisecond }).reach(started)
 	w.controller.set(func() { w.controller.silent = true })
 	if err := a.wait(); !errors.Is(err, ErrOrphaned) {
@@ -251,7 +251,7 @@ func TestOrphanEnds(t *testing.T) {
 func TestTimeLimitDrains(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "drainTimeout: 1s")
-	a := w.start(func(o *Options) { o.EndsAt = time.Now().Add(12 * time.Second) })
+	a := w.start(func(o *Options) { o.EndsAt = time.Now().Add(14 * time.Second) })
 	if err := a.wait(); err != nil {
 		t.Errorf("Run: %v", err)
 	}

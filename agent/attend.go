@@ -78,7 +78,7 @@ func (r *run) finish(ctx context.Context, e *engineRun, asked bool, v *verdict) 
 	}
 	lines := e.tail.Lines()
 	v.lines, v.exit = lines[max(0, len(lines)-lastLines):], exit.String()
-	if byItself {
+	if byItself && !errors.Is(v.err, errMoved) {
 		v.err = fmt.Errorf("the engine ended: %s", v.exit)
 	}
 }
@@ -275,6 +275,9 @@ func (r *run) follow(ctx context.Context, e *engineRun) error {
 			return err
 		}
 		heard, _ := r.follower.last()
+		if heard.Port != 0 && heard.Port != e.meetAt {
+			return errMoved
+		}
 		switch heard.Phase {
 		case apiv1.Phase_PHASE_STOPPED:
 			r.end.stop("rank 0 has ended", nil)

@@ -21,6 +21,7 @@ import (
 //
 //	crash      the engine prints lines and exits with 3 when it starts
 //	crashonce  so too, and removes the file
+//	porttaken  rank 0 ends because its port is in use, once
 //	loading    health answers 503 while it is there
 //	progress   meanwhile the output counts weights
 //	hang       nothing is answered any more
@@ -57,6 +58,11 @@ func playEngine(dir string, args []string) int {
 		}
 		fmt.Fprintln(os.Stderr, "CUDA error: out of memory")
 		return 3
+	}
+	if e.has("porttaken") && flags["node-rank"] != "1" {
+		_ = os.Remove(filepath.Join(dir, "porttaken"))
+		fmt.Fprintln(os.Stderr, "OSError: [Errno 98] Address already in use")
+		return 1
 	}
 	if e.has("stubborn") {
 		signal.Ignore(syscall.SIGTERM)

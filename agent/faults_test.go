@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,9 +23,7 @@ func TestKilledEngineIsStartedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if err := syscall.Kill(pidOfRank(t, w.launch, 0), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	killRank(t, w.launch, 0)
 	if body, err := io.ReadAll(resp.Body); err == nil {
 		t.Errorf("a stream of a killed engine looks complete: %d bytes", len(body))
 	}
@@ -81,13 +78,27 @@ func TestCrashOnceRecovers(t *testing.T) {
 	}
 }
 
+func TestPortThatIsTaken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "restarts: 0")
+	w.steer("porttaken", true)
+	w.start(nil).reach(started)
+	if n := w.controller.state(0).GetHealth().GetEngineStarts(); n != 2 {
+		t.Errorf("%d engine starts", n)
+	}
+}
+
 func TestHangingEngineIsKilled(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"hang", "notoken"} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, "restarts: 0")
-			a := w.start(nil).reach(started)
+			a := w.start(func(o *Options) {
+				o.Limits.Liveness = Liveness{
+					Every: 20 * time.Millisecond, Deadline: 300 * time.Millisecond, Quiet: 100 * time.Millisecond, TokenDeadline: 300 * time.Millisecond,
+				}
+			}).reach(started)
 			w.steer(how, true)
 			if err := a.wait(); !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), "does not answer") {
 				t.Errorf("Run: %v", err)
@@ -111,12 +122,12 @@ func TestLoadingFailsForLackOfProgress(t *testing.T) {
 
 func TestLoadingWithProgressMayTakeLong(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "restarts: 0, loadingStall: 1s")
+	w := newWorld(t, "restarts: 0, loadingStall: 2s")
 	w.steer("loading", true)
 	w.steer("progress", true)
 	a := w.start(nil).reach(apiv1.Phase_PHASE_LOADING)
 	begun := time.Now()
-	for time.Since(begun) < 3*time.Second { // three times the stall
+	for time.Since(begun) < 4*time.Second { // two times the stall
 		if closed(a.done) {
 			t.Fatalf("ended after %s: %v", time.Since(begun), a.err)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"sync"
 	"time"
@@ -32,6 +33,16 @@ type word struct {
 }
 
 const maxWord = 256 << 10
+
+func decodeWord(r io.Reader) (w word, err error) {
+	if err := json.NewDecoder(io.LimitReader(r, maxWord)).Decode(&w); err != nil {
+		return word{}, err
+	}
+	if w.Port < 0 || w.Port > math.MaxUint16 || w.Rank < 0 {
+		return word{}, fmt.Errorf("port %d of rank %d", w.Port, w.Rank)
+	}
+	return w, nil
+}
 
 // errLostRank ends a replica because of another rank.
 var errLostRank = errors.New("another rank of the replica is lost")
@@ -78,9 +89,9 @@ func (l *leader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		deny(w, http.StatusForbidden, err)
 		return
 	}
-	var said word
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxWord)).Decode(&said); err != nil || said.Rank != caller.Rank || caller.Rank >= l.nodes {
-		deny(w, http.StatusBadRequest, fmt.Errorf("no word of rank %d", caller.Rank))
+	said, err := decodeWord(r.Body)
+	if err != nil || said.Rank != caller.Rank || said.Rank < 1 || said.Rank >= l.nodes {
+		deny(w, http.StatusBadRequest, fmt.Errorf("no word of rank %d: %w", caller.Rank, err))
 		return
 	}
 	l.mu.Lock()
@@ -242,11 +253,11 @@ func (f *follower) exchange(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
-	var heard word
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("rank 0 answers %s", resp.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxWord)).Decode(&heard); err != nil {
+	heard, err := decodeWord(resp.Body)
+	if err != nil {
 		return err
 	}
 	f.mu.Lock()

@@ -18,6 +18,10 @@ import (
 func startGang(t *testing.T) (w *world, ranks [2]*agentUnderTest) {
 	t.Helper()
 	w = newWorld(t, "restarts: 3")
+	return w, w.startRanks()
+}
+
+func (w *world) startRanks() (ranks [2]*agentUnderTest) {
 	w.controller.yaml = strings.Replace(w.controller.yaml, "replicas: 1", "replicas: 1, nodes: 2", 1)
 	for rank := range ranks {
 		ranks[rank] = w.start(func(o *Options) {
@@ -25,7 +29,7 @@ func startGang(t *testing.T) (w *world, ranks [2]*agentUnderTest) {
 			o.Node = "node" + strconv.Itoa(rank)
 		})
 	}
-	return w, ranks
+	return ranks
 }
 
 func TestGangServes(t *testing.T) {
@@ -41,8 +45,8 @@ func TestGangServes(t *testing.T) {
 		}
 	}
 	for rank, a := range ranks {
-		if args := commandOf(t, w.launch, rank); meet == "" || !strings.Contains(args, "--master-port\x00"+meet) {
-			t.Errorf("rank %d: the engines meet at %q; %q", rank, meet, args)
+		if got := portOf(commandOf(w.launch, rank)); meet == "" || got != meet {
+			t.Errorf("rank %d: the engines meet at %q, and not at %q", rank, got, meet)
 		}
 		if head := w.controller.state(rank).GetIdentity().GetHeadAddress(); (head != "") != (rank == 0) {
 			t.Errorf("rank %d: head address %q", rank, head)
@@ -59,6 +63,27 @@ func TestGangServes(t *testing.T) {
 	}
 }
 
+func TestGangMeetsElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "")
+	w.steer("porttaken", true)
+	ranks := w.startRanks()
+	for _, a := range ranks {
+		a.reach(started)
+	}
+	eventually(t, "both ranks have started anew, on one port", func() bool {
+		port := portOf(commandOf(w.launch, 0))
+		return w.controller.state(0).GetHealth().GetEngineStarts() == 2 && port != "" && port == portOf(commandOf(w.launch, 1))
+	})
+}
+
+// portOf is where an engine's command line says that the engines meet.
+func portOf(cmdline string) string {
+	_, rest, _ := strings.Cut(cmdline, "--master-port\x00")
+	port, _, _ := strings.Cut(rest, "\x00")
+	return port
+}
+
 func TestLostRankEndsAllRanks(t *testing.T) {
 	t.Parallel()
 	for victim := range 2 {
@@ -72,9 +97,7 @@ func TestLostRankEndsAllRanks(t *testing.T) {
 				text, _ := os.ReadFile(filepath.Join(w.controller.logDir, "engine-"+strconv.Itoa(victim)+".log"))
 				return bytes.Contains(text, []byte("--node-rank"))
 			})
-			if err := syscall.Kill(pidOfRank(t, w.launch, victim), syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			killRank(t, w.launch, victim)
 			for rank, a := range ranks {
 				if err := a.wait(); !errors.Is(err, ErrFailed) {
 					t.Errorf("rank %d: %v", rank, err)
@@ -146,42 +169,36 @@ func TestSilenceOfARank(t *testing.T) {
 	}
 }
 
-func pidOfRank(t *testing.T, launch string, rank int) int {
-	t.Helper()
-	mark := []string{"PENSTOCK_LAUNCH=" + launch, "PENSTOCK_RANK=" + strconv.Itoa(rank)}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
+// pidOfRank finds an engine by its mark; 0 = there is none.
+func pidOfRank(launch string, rank int) int {
+	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err == nil && hasAll(bytes.Split(env, []byte{0}), mark) {
+		env, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+		if hasEntry(env, "PENSTOCK_LAUNCH="+launch) && hasEntry(env, "PENSTOCK_RANK="+strconv.Itoa(rank)) {
 			pid, _ := strconv.Atoi(e.Name())
 			return pid
 		}
 	}
-	t.Fatalf("no engine of launch %s, rank %d", launch, rank)
 	return 0
 }
 
-func hasAll(entries [][]byte, want []string) bool {
-	found := 0
-	for _, w := range want {
-		for _, e := range entries {
-			if string(e) == w {
-				found++
-				break
-			}
-		}
-	}
-	return found == len(want)
-}
-
-func commandOf(t *testing.T, launch string, rank int) string {
+func killRank(t *testing.T, launch string, rank int) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pidOfRank(t, launch, rank)), "cmdline"))
-	if err != nil {
+	pid := pidOfRank(launch, rank)
+	if pid == 0 {
+		t.Fatalf("no engine of rank %d", rank)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func hasEntry(environ []byte, entry string) bool {
+	return bytes.Contains(append([]byte{0}, environ...), []byte("\x00"+entry+"\x00"))
+}
+
+// commandOf is the command line of an engine; empty where there is none.
+func commandOf(launch string, rank int) string {
+	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pidOfRank(launch, rank)), "cmdline"))
 	return string(text)
 }

@@ -106,8 +106,8 @@ func (w *world) options() Options {
 		Registry: prometheus.NewRegistry(), SamplerErr: fmt.Errorf("no GPU here"),
 		Interval: 20 * time.Millisecond,
 		Limits: Limits{
-			Liveness: Liveness{Every: 20 * time.Millisecond, Deadline: 300 * time.Millisecond, Quiet: 100 * time.Millisecond, TokenDeadline: 300 * time.Millisecond},
-			LostRank: 2 * time.Second, Farewell: 10 * time.Second,
+			Liveness: Liveness{Every: 50 * time.Millisecond, Deadline: patience, TokenDeadline: patience},
+			LostRank: patience, Farewell: 10 * time.Second,
 		},
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	stdlog "log" //nolint:depguard // http.Server takes nothing else
 	"net"
 	"net/http"
 	"strconv"
@@ -104,7 +103,7 @@ func (p *port) serve(ctx context.Context, l net.Listener, conf *tls.Config) erro
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          stdlog.New(p.log.Level(zerolog.DebugLevel), "", 0),
+		ErrorLog:          identity.RefusalLog(p.log),
 		ConnState: func(_ net.Conn, s http.ConnState) {
 			switch s {
 			case http.StateNew:

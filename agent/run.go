@@ -256,8 +256,8 @@ func (r *run) refusedRun(err error) {
 	r.end.stop("the controller admits this run no more", fmt.Errorf("%w: %w", ErrRefused, err))
 }
 
-// phase moves the run on, and tells everybody who asks.
-func (r *run) phase(p apiv1.Phase, message string) {
+// phase moves the run on, and tells everybody who asks. What else changes with it is told in the same breath.
+func (r *run) phase(p apiv1.Phase, message string, more ...func(*apiv1.Health)) {
 	r.health(func(h *apiv1.Health) {
 		if h.GetPhase() != p {
 			h.Since = timestamppb.New(time.Now())
@@ -267,6 +267,9 @@ func (r *run) phase(p apiv1.Phase, message string) {
 			h.Loading = nil
 		}
 		h.RetryAt = nil
+		for _, change := range more {
+			change(h)
+		}
 	})
 }
 

@@ -68,7 +68,7 @@ func TestSimulatedEngine(t *testing.T) {
 	w := newWorld(t, "")
 	w.controller.yaml = simYAML
 	a := w.start(selfIsSim(t)).reach(started)
-	resp, err := a.ask(clientOf(t, w.ca, asGateway), `{"model":"test-model","prompt":"Once upon a time","stream":true,"max_tokens":50}`)
+	resp, err := a.ask(clientOf(t, w.ca, asGateway), `{"model":"test-model","prompt":"Once upon a time","stream":true,"max_tokens":50,"temperature":0,"ignore_eos":true}`)
 	if err != nil {
 		t.Fatal(err)
 	}

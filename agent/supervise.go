@@ -16,6 +16,9 @@ import (
 // errAsked: the run ends because it was asked to.
 var errAsked = errors.New("asked to end")
 
+// errMoved: rank 0 has started its engine anew, with another port for the engines to meet.
+var errMoved = errors.New("the engines meet elsewhere")
+
 // verdict is how one start of the engine ended.
 type verdict struct {
 	err       error // errAsked, or what went wrong
@@ -40,6 +43,9 @@ func (r *run) supervise(ctx context.Context) error {
 		if errors.Is(v.err, errAsked) {
 			return r.stopped()
 		}
+		if errors.Is(v.err, errMoved) {
+			continue
+		}
 		r.noteFailure(v)
 		if v.portTaken() && taken < 3 { // somebody was faster; nobody's fault
 			taken++
@@ -50,8 +56,9 @@ func (r *run) supervise(ctx context.Context) error {
 			return r.failed(v)
 		}
 		r.log.Warn().Err(v.err).Strs("last_lines", v.lines).Dur("wait", wait).Msg("engine failed; it is started again")
-		r.phase(apiv1.Phase_PHASE_JOINING, fmt.Sprintf("%v; starts again in %s", v.err, wait))
-		r.health(func(h *apiv1.Health) { h.RetryAt = timestamppb.New(time.Now().Add(wait)) })
+		r.phase(apiv1.Phase_PHASE_JOINING, fmt.Sprintf("%v; starts again in %s", v.err, wait), func(h *apiv1.Health) {
+			h.RetryAt = timestamppb.New(time.Now().Add(wait))
+		})
 		if !r.end.sleep(ctx, wait) {
 			return r.stopped()
 		}
@@ -96,8 +103,7 @@ func (r *run) once(ctx context.Context, n int) verdict {
 	r.port.lose(loading)
 	r.engine.Store(e)
 	r.cards.owner(e.proc)
-	r.phase(apiv1.Phase_PHASE_LOADING, "the engine starts")
-	r.health(func(h *apiv1.Health) { h.EngineStarts++ })
+	r.phase(apiv1.Phase_PHASE_LOADING, "the engine starts", func(h *apiv1.Health) { h.EngineStarts++ })
 	return r.attend(ctx, e)
 }
 
