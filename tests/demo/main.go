@@ -45,7 +45,7 @@ func demo(ctx context.Context, binary string) (err error) {
 		}
 	}()
 	for _, step := range steps {
-		fmt.Printf("\n\033[1m== %s\033[0m\n", step.title)
+		fmt.Printf("\n%s\n", heading(step.title))
 		if err := step.run(ctx, s); err != nil {
 			return fmt.Errorf("%s: %w", step.title, err)
 		}
@@ -67,4 +67,13 @@ var steps = []struct {
 	{"Where things stand", showStatus},
 	{"Why did the interrupted request go where it went?", showWhy},
 	{"Stop, and leave nothing behind", stopAll},
+}
+
+// heading is bold on a terminal.
+func heading(title string) string {
+	info, err := os.Stdout.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 || os.Getenv("NO_COLOR") != "" {
+		return "== " + title
+	}
+	return "\033[1m== " + title + "\033[0m"
 }
