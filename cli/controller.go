@@ -287,8 +287,8 @@ func (c *controller) parts() []func(context.Context) error {
 	tlsConfig.NextProtos = []string{"h2", "http/1.1"}
 	parts := []func(context.Context) error{
 		c.ledger.Run, c.publisher.Run, c.loop.Run, c.watchKeys, c.renewOwn,
-		serveHTTP(tls.NewListener(c.agents, tlsConfig), c.server.Agents(), c.server.Close),
-		serveHTTP(c.owner, c.server.Owner(), c.server.Close),
+		serveHTTP(tls.NewListener(c.agents, tlsConfig), c.server.Agents(), c.server.Close, c.log),
+		serveHTTP(c.owner, c.server.Owner(), c.server.Close, c.log),
 	}
 	if c.gateway == nil {
 		return parts
@@ -386,12 +386,15 @@ func (c *controller) removeJoinFile(l cluster.Launch) error {
 }
 
 // serveHTTP serves until its context ends; closeStreams ends what would never end by itself.
-func serveHTTP(l net.Listener, h http.Handler, closeStreams func()) func(context.Context) error {
+func serveHTTP(l net.Listener, h http.Handler, closeStreams func(), log zerolog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		protocols := new(http.Protocols)
 		protocols.SetHTTP1(true)
 		protocols.SetHTTP2(true)
-		srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, Protocols: protocols, ErrorLog: quietLog}
+		srv := &http.Server{
+			Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10, Protocols: protocols,
+			ErrorLog: identity.RefusalLog(log),
+		}
 		return untilDone(ctx, srv, l, closeStreams)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	stdlog "log"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,9 +20,6 @@ import (
 	"github.com/penstock/penstock/scheduler/identity"
 	"github.com/penstock/penstock/scheduler/statefile"
 )
-
-// quietLog drops what net/http would print of broken connections; those that matter are logged by their handlers.
-var quietLog = stdlog.New(io.Discard, "", 0)
 
 // socketName is the control socket's name for a state folder: two folders of one user never meet.
 func socketName(state string) string {

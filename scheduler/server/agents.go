@@ -30,7 +30,7 @@ func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinRe
 	s := a.s
 	now := time.Now()
 	if err := s.o.Tokens.Check(req.Token, req.Launch, now); err != nil {
-		s.log.Warn().Err(err).Str("launch", req.Launch).Str("node", req.Hostname).Msg("join refused")
+		s.refuse("join refused", err, "launch", req.Launch, "node", req.Hostname)
 		return nil, connect.NewError(connect.CodeUnauthenticated, err)
 	}
 	id := cluster.LaunchID(req.Launch)

@@ -30,17 +30,21 @@ func (s *Server) authorize(next http.Handler, who func(*http.Request) identity.I
 	refuse := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := who(r)
+		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, id)) // a copy
+		if id.Role == identity.Nobody {
+			s.bound(w, r)
+		}
 		if err := identity.Authorize(id.Role, r.URL.Path); err != nil {
 			code := connect.CodePermissionDenied
 			if id.Role == identity.Nobody {
 				code = connect.CodeUnauthenticated
 			}
 			s.metrics.refused.WithLabelValues(code.String()).Inc()
-			s.log.Warn().Str("peer", id.String()).Str("from", r.RemoteAddr).Str("call", r.URL.Path).Msg("call refused")
+			s.refusals.Warn().Str("peer", id.String()).Str("from", r.RemoteAddr).Str("call", clip(r.URL.Path)).Msg("call refused")
 			_ = refuse.Write(w, r, connect.NewError(code, err))
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, id)))
+		next.ServeHTTP(w, r)
 	})
 }
 

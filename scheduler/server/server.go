@@ -71,6 +71,8 @@ type Options struct {
 type Server struct {
 	o        Options
 	log      zerolog.Logger
+	refusals zerolog.Logger // of calls; the first few of each minute
+	patience time.Duration  // with callers that show no certificate
 	commands *commands
 	gateways gatewayList
 	records  *records
@@ -92,14 +94,15 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, log: o.Log.With().Str("component", "server").Logger(), commands: newCommands(), records: newRecords(usage),
-		closing: make(chan struct{}),
+		closing: make(chan struct{}), patience: strangerTime,
 		metrics: metrics{
 			agents: prometheus.NewGauge(prometheus.GaugeOpts{Name: "penstock_controller_agents", Help: "Agents with an open report stream."}),
 			refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-				Name: "penstock_controller_refused_total", Help: "Calls that the caller's role may not make.",
+				Name: "penstock_controller_refused_total", Help: "Calls that were refused: the caller's role may not make them, or its token is not good.",
 			}, []string{"code"}),
 		},
 	}
+	s.refusals = s.log.Sample(&zerolog.BurstSampler{Burst: refusalsPerMinute, Period: time.Minute})
 	o.Metrics.MustRegister(s.metrics.agents, s.metrics.refused)
 	return s, nil
 }
