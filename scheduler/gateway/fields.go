@@ -23,8 +23,10 @@ const steeringPrefix = "bootstrap_"
 // steeringHeaders are headers that do the same.
 var steeringHeaders = []string{"X-Data-Parallel-Rank"}
 
+// steers does not care for capitals: some engines' decoders don't.
 func steers(name string) bool {
-	return slices.Contains(steering, name) || strings.HasPrefix(name, steeringPrefix)
+	return slices.ContainsFunc(steering, func(s string) bool { return strings.EqualFold(s, name) }) ||
+		strings.HasPrefix(strings.ToLower(name), steeringPrefix)
 }
 
 // refuseSteering answers 400 for the first field or header that only the gateway may set. Taking it away in silence would
@@ -43,7 +45,7 @@ func refuseSteering(body rawjson.Object, h http.Header) (drop []rawjson.Edit, re
 			drop = append(drop, rawjson.Edit{Name: name})
 		case steers(name):
 			return nil, badRequest(name, "field_not_allowed", "the field "+strconv.Quote(name)+" may not be set by clients: only the gateway sets it")
-		case name == "vllm_xargs" && value[0] == '{':
+		case strings.EqualFold(name, "vllm_xargs") && value[0] == '{':
 			// vLLM hands these on to where it keeps transfer parameters itself.
 			for it := rawjson.Members(value, 0); it.Next(); {
 				key, _ := rawjson.AppendText(nil, it.Key())

@@ -97,7 +97,6 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *api
 	rc := http.NewResponseController(w)
 	// Not every writer of a test has deadlines; a server's has.
 	_ = rc.SetReadDeadline(time.Now().Add(g.opts.Limits.ReadBody))
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	var body []byte
 	var err error
 	in := http.MaxBytesReader(w, r.Body, limit)
@@ -110,6 +109,7 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *api
 	var over *http.MaxBytesError
 	switch {
 	case err == nil:
+		_ = rc.SetReadDeadline(time.Time{}) // it stays where the rest of a body is still to come
 		return body, nil
 	case errors.As(err, &over):
 		return nil, tooLarge

@@ -30,7 +30,7 @@ func (g *Gateway) Handler() http.Handler {
 func (g *Gateway) HTTPServer() *http.Server {
 	return &http.Server{
 		Handler: g.Handler(), ReadHeaderTimeout: g.opts.Limits.ReadHeader, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: stdlog.New(logWriter{g}, "", 0),
+		ErrorLog: stdlog.New(logWriter{g}, "", 0), DisableGeneralOptionsHandler: true, // OPTIONS * is not on the allow-list
 	}
 }
 
@@ -53,6 +53,7 @@ const modelPrefix = "/v1/models/"
 
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	g.deadline(w) // that of this connection's last answer has passed by now
+	g.hurry(w)
 	path := r.URL.Path
 	method, ok := allowed[path]
 	if strings.HasPrefix(path, modelPrefix) {
@@ -216,6 +217,12 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request, q *request) (re
 		q.settle = settle
 	}
 	return refused
+}
+
+// hurry bounds how long the rest of a request may take that is refused before its body is read: else whoever announces a
+// body, sends none and has no key would hold a connection for ever. readBody gives those who have one their time.
+func (g *Gateway) hurry(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.opts.Limits.ReadHeader))
 }
 
 // closeRequest ends a request however its handler ended. A panic becomes an answer where there is none yet.

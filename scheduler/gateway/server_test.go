@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -78,6 +79,9 @@ func TestErrors(t *testing.T) {
 		{pathChat, `{"model":"m","x":"` + strings.Repeat("y", 2000) + `"}`, 413, "request_too_large", "2000 bytes"},
 		{pathChat, `{"model":"queued"}`, 503, "queued", `the model "queued" is not ready: queued: job 17 waits for 4 GPUs`},
 		{pathChat, `{"model":"m","kv_transfer_params":{}}`, 400, "field_not_allowed", "kv_transfer_params"},
+		{pathChat, `{"model":"m","KV_Transfer_Params":{}}`, 400, "field_not_allowed", "KV_Transfer_Params"},
+		{pathChat, `{"model":"m","cache\u005f\u017falt":"x"}`, 400, "field_not_allowed", "cache_\u017falt"},
+		{pathChat, `{"model":"m","Bootstrap_Room":1}`, 400, "field_not_allowed", "Bootstrap_Room"},
 		{pathChat, `{"model":"m","bootstrap_room":5}`, 400, "field_not_allowed", "bootstrap_room"},
 		{pathChat, `{"model":"m","cache\u005fsalt":"x"}`, 400, "field_not_allowed", "cache_salt"},
 		{pathChat, `{"model":"m","vllm_xargs":{"kv_transfer_params":"x"}}`, 400, "field_not_allowed", "vllm_xargs.kv_transfer_params"},
@@ -375,5 +379,50 @@ func TestOverTheNetwork(t *testing.T) {
 	}
 	if n := g.engines[0].conns.Load() + g.engines[1].conns.Load(); n > 2 {
 		t.Errorf("six requests, one after the other, took %d connections to two replicas", n)
+	}
+}
+
+// TestBodiesThatNeverCome: a request that is refused, or whose body stops in the middle, does not hold its connection.
+func TestBodiesThatNeverCome(t *testing.T) {
+	t.Parallel()
+	g := newTestGateway(t, 0, func(o *Options) {
+		o.RequireKey, o.Limits.ReadHeader, o.Limits.ReadBody = true, 3*time.Second, 3*time.Second
+	})
+	g.apply(&apiv1.WatchResponse{Keys: []*apiv1.Key{key("aaaaaaaa", nil)}})
+	s := httptest.NewUnstartedServer(nil)
+	s.Config = g.HTTPServer()
+	s.Start()
+	t.Cleanup(s.Close)
+	length, chunks := "Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"
+	for _, c := range []struct {
+		name, head string
+		status     int
+	}{
+		{"no key", "POST /v1/completions HTTP/1.1\r\n" + length, 401},
+		{"no key, chunks", "POST /v1/completions HTTP/1.1\r\n" + chunks, 401},
+		{"no key, metrics", "GET /metrics HTTP/1.1\r\n" + length, 404},
+		{"unknown path", "POST /v1/nothing HTTP/1.1\r\n" + length, 404},
+		{"wrong method", "PUT /v1/completions HTTP/1.1\r\n" + length, 405},
+		{"all options", "OPTIONS * HTTP/1.1\r\n" + length, 404},
+		{"a body that stops", "POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer " + secret("aaaaaaaa") + "\r\n" + length, 408},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			conn, err := net.Dial("tcp", s.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, c.head+"Host: x\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			answer, err := io.ReadAll(conn) // up to the end of the connection
+			if err != nil || !strings.HasPrefix(string(answer), fmt.Sprintf("HTTP/1.1 %d ", c.status)) {
+				t.Errorf("%.100q, %v", answer, err)
+			}
+		})
 	}
 }
