@@ -190,8 +190,8 @@ func (l *Ledger) readDeployment(root, name string, in *intent) (*deployment, err
 	if err == nil {
 		err = decode(data, &d.rec)
 	}
-	if err == nil && d.rec.Name != name {
-		err = fmt.Errorf("it holds deployment %q", d.rec.Name)
+	if err == nil {
+		err = d.rec.check(name)
 	}
 	if err != nil {
 		d.rec, d.damaged = deploymentRecord{Name: name}, fmt.Sprintf("%s: %v", path, err)

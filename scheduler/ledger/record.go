@@ -34,6 +34,29 @@ type deploymentRecord struct {
 	UpdatedAt      time.Time                 `json:"updated_at"`
 }
 
+// check refuses what this package never writes.
+func (r deploymentRecord) check(name string) error {
+	if r.Name != name {
+		return fmt.Errorf("it holds deployment %q", r.Name)
+	}
+	last, current := 0, false
+	for _, rev := range r.Revisions {
+		if rev.Number <= last {
+			return fmt.Errorf("revision %d stands behind revision %d", rev.Number, last)
+		}
+		last, current = rev.Number, current || rev.Number == r.Current
+	}
+	if !current {
+		return fmt.Errorf("its current revision %d is not listed", r.Current)
+	}
+	for role, n := range r.Scale {
+		if n < 0 {
+			return fmt.Errorf("role %s is scaled to %d", role, n)
+		}
+	}
+	return nil
+}
+
 // revisionRecord describes one revision; its content is in a file of its own.
 type revisionRecord struct {
 	Number    int       `json:"number"`
