@@ -275,7 +275,7 @@ func (r *run) follow(ctx context.Context, e *engineRun) error {
 			return err
 		}
 		heard, _ := r.follower.last()
-		if heard.Port != 0 && heard.Port != e.meetAt {
+		if heard.Port != 0 && heard.Port != e.meeting.port {
 			return errMoved
 		}
 		switch heard.Phase {

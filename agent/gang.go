@@ -26,8 +26,9 @@ type word struct {
 	Node    string      `json:"node"`
 	Phase   apiv1.Phase `json:"phase"`
 	Message string      `json:"message,omitempty"`
-	Lines   []string    `json:"lines,omitempty"` // of the engine's output, where it failed
-	Port    int         `json:"port,omitempty"`  // rank 0: where the engines meet; 0 = not yet
+	Lines   []string    `json:"lines,omitempty"`  // of the engine's output, where it failed
+	Port    int         `json:"port,omitempty"`   // rank 0: where the engines meet; 0 = not yet
+	Secret  string      `json:"secret,omitempty"` // rank 0: by which the engines that meet there know each other
 	// Left is how long a rank that drains may still take.
 	Left time.Duration `json:"left,omitempty"`
 }

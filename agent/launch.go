@@ -34,7 +34,7 @@ type engineRun struct {
 	proc      *process.Process // nil: rank 0 starts the processes of this rank too
 	tail      *process.Tail
 	reader    *engine.Reader // nil where this rank answers no HTTP
-	meetAt    int            // where the ranks' engines meet; 0 = they don't
+	meeting   meeting        // of the ranks' engines
 	serving   atomic.Bool    // it has answered with a token
 	startedAt time.Time      // of that token; zero = not yet
 }
@@ -47,11 +47,15 @@ func (e *engineRun) ended() <-chan struct{} {
 	return e.proc.Ended()
 }
 
-// meeting is where the engines of several ranks find each other.
+// meeting is where the engines of several ranks find each other; port 0 = they don't. The secret is for engines that can
+// tell their own by one: it comes to them by environment. (The run's nonce would not do, since its folder's name shows in ps.)
 type meeting struct {
-	host string
-	port int
+	host   string
+	port   int
+	secret string
 }
+
+const envRanksSecret = "PENSTOCK_RANKS_SECRET"
 
 // launch starts the engine. n counts the starts of this run.
 func (r *run) launch(n int, m meeting) (*engineRun, error) {
@@ -63,7 +67,7 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engineRun{tail: process.NewTail(tailLines, tailWidth), meetAt: m.port}
+	e := &engineRun{tail: process.NewTail(tailLines, tailWidth), meeting: m}
 	if len(cmd.Argv) == 0 && r.opts.Rank > 0 {
 		return e, nil
 	}
@@ -73,7 +77,7 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	}
 	out := io.MultiWriter(r.output, e.tail)
 	e.proc, err = process.Start(process.Spec{
-		Argv: withSetup(cmd), Env: r.environment(cmd, key), Dir: r.dir, Stdout: out, Stderr: out,
+		Argv: withSetup(cmd), Env: r.environment(cmd, key, m), Dir: r.dir, Stdout: out, Stderr: out,
 		Mark:  process.Mark{Launch: process.LaunchToken(r.opts.Join.Launch), Run: r.opts.Run, Rank: strconv.Itoa(r.opts.Rank)},
 		Grace: r.traits.StopGrace,
 	})
@@ -147,10 +151,13 @@ func writeFile(dir, name, content string) error {
 }
 
 // environment is the whole environment of the engine.
-func (r *run) environment(cmd spec.Command, key string) []string {
+func (r *run) environment(cmd spec.Command, key string, m meeting) []string {
 	secret := map[string]string{}
 	if cmd.KeyEnv != "" && key != "" {
 		secret[cmd.KeyEnv] = key
+	}
+	if m.secret != "" {
+		secret[envRanksSecret] = m.secret
 	}
 	return environment(r.opts.Environ, caches(r.opts.Environ, r.dir), cmd.Env, secret)
 }

@@ -284,7 +284,7 @@ func (r *run) health(change func(*apiv1.Health)) {
 		w.Lines = h.GetLastLines()
 	}
 	if e := r.engine.Load(); e != nil {
-		w.Port = e.meetAt
+		w.Port, w.Secret = e.meeting.port, e.meeting.secret
 	}
 	if closed(r.end.drained) {
 		w.Left = time.Until(r.drainBy())

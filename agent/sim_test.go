@@ -20,7 +20,7 @@ import (
 // playSim is `penstock engine sim`, as far as an agent's launch line goes.
 func playSim(args []string) int {
 	o := sim.DefaultOptions()
-	o.Output, o.Speedup, o.GroupSecret = os.Stdout, 20, os.Getenv("PENSTOCK_RUN")
+	o.Output, o.Speedup, o.GroupSecret = os.Stdout, 20, os.Getenv(envRanksSecret)
 	for i, arg := range args {
 		value := strings.Join(args[i+1:min(i+2, len(args))], "")
 		switch arg {

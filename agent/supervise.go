@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -152,7 +153,7 @@ func (r *run) gatherAsLeader(ctx context.Context) (meeting, error) {
 		}
 		if len(missing) == 0 {
 			port, err := freePort("")
-			return meeting{host: r.opts.AdvertiseHost, port: port}, err
+			return meeting{host: r.opts.AdvertiseHost, port: port, secret: rand.Text()}, err
 		}
 		if time.Now().After(limit) {
 			return meeting{}, fmt.Errorf("%w: ranks %v did not come within %s", errLostRank, missing, r.opts.Limits.Barrier)
@@ -177,7 +178,7 @@ func (r *run) gatherAsFollower(ctx context.Context) (meeting, error) {
 			return meeting{}, errAsked
 		case ok && heard.Port > 0:
 			host, _, err := net.SplitHostPort(r.follower.where())
-			return meeting{host: host, port: heard.Port}, err
+			return meeting{host: host, port: heard.Port, secret: heard.Secret}, err
 		case time.Now().After(limit):
 			return meeting{}, fmt.Errorf("%w: rank 0 was not found within %s", errLostRank, r.opts.Limits.Barrier)
 		}

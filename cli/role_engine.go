@@ -67,7 +67,7 @@ func parseSim(c *cli.Context, std IO) (sim.Options, error) {
 	o := sim.DefaultOptions()
 	o.Output, o.Model, o.UDS, o.Host, o.Port = std.Out, c.String("model"), c.String("uds"), c.String("host"), c.Int("port")
 	o.ServedModelNames, o.Headless, o.ShutdownTimeout = c.StringSlice("served-model-name"), c.Bool("headless"), c.Duration("shutdown-timeout")
-	o.APIKey, o.GroupSecret = std.Getenv("VLLM_API_KEY"), std.Getenv("PENSTOCK_RUN")
+	o.APIKey, o.GroupSecret = std.Getenv("VLLM_API_KEY"), std.Getenv("PENSTOCK_RANKS_SECRET")
 	if seed := std.Getenv("PYTHONHASHSEED"); seed != "" {
 		o.HashSeed = seed
 	}
