@@ -17,8 +17,8 @@ const maxEndpoint = 256 << 10
 // ErrOlderTerm means that a newer controller has written the endpoint file.
 var ErrOlderTerm = errors.New("a newer controller has taken over")
 
-// Endpoint says where the controller of a state folder is reached now. Agents, gateways and the command line read it again
-// whenever a connection fails.
+// Endpoint says where the controller of a state folder is reached now. Agents, gateways and the command line read it
+// again whenever a connection fails.
 type Endpoint struct {
 	Format     int       `json:"format"` // 1; set by WriteEndpoint
 	Term       uint64    `json:"term"`

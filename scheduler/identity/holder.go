@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Holder holds a process's current certificate while others take its place. It starts nothing: its owner's loop waits until
-// RenewAt and calls Renew. Safe for concurrent use; only one goroutine renews.
+// Holder holds a process's current certificate while others take its place. It starts nothing: its owner's loop waits
+// until RenewAt and calls Renew. Safe for concurrent use; only one goroutine renews.
 type Holder struct {
 	cert atomic.Pointer[tls.Certificate]
 }

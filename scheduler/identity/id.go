@@ -47,7 +47,8 @@ const (
 	maxRank = 1 << 20
 )
 
-// String returns the ID as it stands in logs and, after the installation, in certificates: agent/LAUNCH/RUN/RANK or ROLE/NAME.
+// String returns the ID as it stands in logs and, after the installation, in certificates: agent/LAUNCH/RUN/RANK or
+// ROLE/NAME.
 func (id ID) String() string {
 	if id.Role == Agent {
 		return strings.Join([]string{string(id.Role), id.Launch, id.Run, strconv.Itoa(id.Rank)}, "/")

@@ -8,8 +8,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// RefusalLog is what an http.Server behind ServerConfig takes as its ErrorLog. A peer that is refused in the handshake is
-// logged as a warning, since nobody of ours ever is; one that leaves by itself (a port scanner, a health check) at debug.
+// RefusalLog is what an http.Server behind ServerConfig takes as its ErrorLog. A peer that is refused in the handshake
+// is logged as a warning, since nobody of ours ever is; one that leaves by itself (a port scanner, a health check) at
+// debug.
 //
 // Strangers decide how often they come: only the first lines of each minute are written.
 func RefusalLog(log zerolog.Logger) *stdlog.Logger {

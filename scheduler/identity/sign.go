@@ -23,10 +23,10 @@ const (
 	maxCSR = 16 << 10
 )
 
-// SignCSR answers a certificate request with a certificate for id. What the request says of names and usages is ignored;
-// only its key counts, and its signature proves that the caller holds it. Keys other than ECDSA P-256 and Ed25519
-// are refused. hosts are DNS names and IP addresses for clients that know a server by host (browsers, curl); processes
-// of ours check the ID instead.
+// SignCSR answers a certificate request with a certificate for id. What the request says of names and usages is
+// ignored; only its key counts, and its signature proves that the caller holds it. Keys other than ECDSA P-256 and
+// Ed25519 are refused. hosts are DNS names and IP addresses for clients that know a server by host (browsers, curl);
+// processes of ours check the ID instead.
 func (ca *CA) SignCSR(csrDER []byte, id ID, ttl time.Duration, now time.Time, hosts ...string) (leafPEM []byte, err error) {
 	if len(csrDER) > maxCSR {
 		return nil, fmt.Errorf("certificate request: longer than %d bytes", maxCSR)
@@ -44,7 +44,8 @@ func (ca *CA) SignCSR(csrDER []byte, id ID, ttl time.Duration, now time.Time, ho
 	return ca.sign(csr.PublicKey, id, ttl, now, hosts)
 }
 
-// Issue makes a new key and a certificate for it, for processes that hold the authority themselves. hosts as in SignCSR.
+// Issue makes a new key and a certificate for it, for processes that hold the authority themselves. hosts as in
+// SignCSR.
 func (ca *CA) Issue(id ID, ttl time.Duration, now time.Time, hosts ...string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

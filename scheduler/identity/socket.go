@@ -23,8 +23,8 @@ const (
 // closed to everybody else, under parents that no stranger can change. The error says what to do.
 func SecureDir(path string) error { return statefile.SecureDir(path) }
 
-// SocketDir makes or checks runtimeDir and in it the folder name for unix sockets, both as SecureDir does, and returns the
-// folder's path. Sockets with names of up to 20 bytes fit in it, else it fails and says so.
+// SocketDir makes or checks runtimeDir and in it the folder name for unix sockets, both as SecureDir does, and returns
+// the folder's path. Sockets with names of up to 20 bytes fit in it, else it fails and says so.
 func SocketDir(runtimeDir, name string) (string, error) {
 	dir, err := filepath.Abs(filepath.Join(runtimeDir, name))
 	if err != nil {

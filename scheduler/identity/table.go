@@ -11,9 +11,9 @@ import (
 // ErrNotAllowed means that the caller's role may not make this call.
 var ErrNotAllowed = errors.New("not allowed")
 
-// callers says who may make which call. A call that is not in it is nobody's. Calls of Nobody need no certificate: they bring a
-// token. The command line comes in over the controller's unix socket, where the socket's folder and the peer's uid stand
-// for the role CLI, or with a certificate of that role.
+// callers says who may make which call. A call that is not in it is nobody's. Calls of Nobody need no certificate: they
+// bring a token. The command line comes in over the controller's unix socket, where the socket's folder and the peer's
+// uid stand for the role CLI, or with a certificate of that role.
 var callers = map[string][]Role{
 	apiv1.AgentServiceJoinProcedure:   {Nobody, Agent},
 	apiv1.AgentServiceRenewProcedure:  {Agent},

@@ -15,13 +15,13 @@ var ErrWrongPeer = errors.New("wrong peer")
 // (pool) and satisfy want (nil: anyone of ours). own gives the current certificate at each handshake; nil, or an
 // answer of nil, shows none. The caller sets NextProtos.
 //
-// InsecureSkipVerify is set because Go's own check also wants a host name in the certificate. Nodes are known by launch, run
-// and rank, not by names that a cluster gives and takes back; so VerifyConnection makes the whole check itself: the chain
-// up to pool, the time, the usage, and then the ID. It runs for every connection.
+// InsecureSkipVerify is set because Go's own check also wants a host name in the certificate. Nodes are known by
+// launch, run and rank, not by names that a cluster gives and takes back; so VerifyConnection makes the whole check
+// itself: the chain up to pool, the time, the usage, and then the ID. It runs for every connection.
 func ClientConfig(own func() *tls.Certificate, pool *x509.CertPool, want func(ID) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, //nolint:gosec // see above
+		InsecureSkipVerify: true, // see above
 		RootCAs:            pool,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			return verifyPeer(state, pool, x509.ExtKeyUsageServerAuth, want)
@@ -37,9 +37,10 @@ func ClientConfig(own func() *tls.Certificate, pool *x509.CertPool, want func(ID
 	}
 }
 
-// ServerConfig is the TLS of a process of ours that others dial: TLS 1.3, clients show a certificate of this installation
-// (pool), or none where requireClient is false (Join and Enroll have none yet). Which roles may do what is the
-// handler's to ask: FromState and Authorize. own gives the current certificate at each handshake. The caller sets NextProtos.
+// ServerConfig is the TLS of a process of ours that others dial: TLS 1.3, clients show a certificate of this
+// installation (pool), or none where requireClient is false (Join and Enroll have none yet). Which roles may do what is
+// the handler's to ask: FromState and Authorize. own gives the current certificate at each handshake. The caller sets
+// NextProtos.
 //
 // There are no session tickets: a certificate that has ended, or an agent of yesterday, must not come back by a ticket.
 func ServerConfig(own func() *tls.Certificate, pool *x509.CertPool, requireClient bool) *tls.Config {

@@ -299,7 +299,8 @@ func TestHolderIsDueAtAThird(t *testing.T) {
 	}
 }
 
-// TestRenewRefuses: whatever comes back that is not a certificate of this key, name and installation leaves the old one in place.
+// TestRenewRefuses: whatever comes back that is not a certificate of this key, name and installation leaves the old one
+// in place.
 func TestRenewRefuses(t *testing.T) {
 	t.Parallel()
 	ca, other := newCA(t), newCA(t)

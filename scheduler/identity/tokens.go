@@ -31,8 +31,8 @@ const (
 	forGateway  = "penstock join gateway v1"
 )
 
-// JoinTokens makes and checks the tokens that agents and gateways exchange for a certificate. A token is bound to one launch (or
-// one gateway's name) and an expiry; the controller stores none of them, only the secret they are made with.
+// JoinTokens makes and checks the tokens that agents and gateways exchange for a certificate. A token is bound to one
+// launch (or one gateway's name) and an expiry; the controller stores none of them, only the secret they are made with.
 //
 //	pst- base64url( expiry, 8 bytes | HMAC-SHA256(secret, purpose 0x00 subject 0x00 expiry), 32 bytes )
 //

@@ -1,7 +1,8 @@
 // Package keys holds the API keys of people and programs that use the models: made, listed, revoked, verified.
 //
-// Secrets are shown once and stored as hashes, a 0600 file per key. It knows nothing of HTTP, of quotas' use, or of certificates
-// (those are in package identity). The controller's server changes keys; gateways verify with the pure Verify on a copy.
+// Secrets are shown once and stored as hashes, a 0600 file per key. It knows nothing of HTTP, of quotas' use, or of
+// certificates (those are in package identity). The controller's server changes keys; gateways verify with the pure
+// Verify on a copy.
 package keys
 
 import (
@@ -54,8 +55,8 @@ type Store struct {
 	broken  []string
 }
 
-// Open reads all keys in a folder, which is made or checked for owner and mode. Files that cannot be read are left as they are and
-// named by Broken: their keys do not work until they are repaired.
+// Open reads all keys in a folder, which is made or checked for owner and mode. Files that cannot be read are left as
+// they are and named by Broken: their keys do not work until they are repaired.
 func Open(dir string) (*Store, error) {
 	return open(dir, time.Now)
 }
@@ -166,8 +167,8 @@ func (s *Store) Snapshot() (Set, <-chan struct{}) {
 	return maps.Clone(s.keys), s.changed
 }
 
-// Revoke removes the key with that ID, that name, or the one whose ID starts so, and returns its ID. It is gone for gateways once
-// they have seen the change.
+// Revoke removes the key with that ID, that name, or the one whose ID starts so, and returns its ID. It is gone for
+// gateways once they have seen the change.
 func (s *Store) Revoke(idOrName string) (id string, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()

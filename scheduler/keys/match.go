@@ -32,7 +32,8 @@ var secretChars = base64.RawURLEncoding.EncodedLen(secretBytes)
 type Set map[string]*apiv1.Key
 
 // Verify finds the key that a client presents: psk-ID-SECRET. It reads no clock and no file, so gateways use it on the
-// Set that the controller sent them. The ID is public and found by lookup; the hash of the whole is compared in constant time.
+// Set that the controller sent them. The ID is public and found by lookup; the hash of the whole is compared in
+// constant time.
 func Verify(keys Set, presented string, now time.Time) (*apiv1.Key, error) {
 	if presented == "" {
 		return nil, ErrMissing
@@ -64,8 +65,8 @@ func keyID(presented string) (id string, ok bool) {
 	return rest[:idBytes], true
 }
 
-// hashOf is what is stored of a secret. It holds 256 random bits: nobody can try them all, so a slow hash with salt, made
-// for passwords that people choose, would only slow down every request.
+// hashOf is what is stored of a secret. It holds 256 random bits: nobody can try them all, so a slow hash with salt,
+// made for passwords that people choose, would only slow down every request.
 func hashOf(secret string) [sha256.Size]byte { return sha256.Sum256([]byte(secret)) }
 
 // Allows tells whether a key may use a model. A key without globs may use all. In a glob * stands for any characters,

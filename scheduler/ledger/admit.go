@@ -6,10 +6,10 @@ import (
 	"github.com/penstock/penstock/scheduler/cluster"
 )
 
-// Admit makes a run the one that may serve for its launch and returns its epoch, which is on disk by then. The run that is admitted
-// already gets the same epoch again, also while its launch drains. Another run is refused with ErrOtherRun, unless supersede
-// says that the older one is to be fenced: then it gets a higher epoch than any run of the installation before.
-// ErrLaunchOver: the launch drains or has ended. ErrNotFound: there is no such launch.
+// Admit makes a run the one that may serve for its launch and returns its epoch, which is on disk by then. The run that
+// is admitted already gets the same epoch again, also while its launch drains. Another run is refused with ErrOtherRun,
+// unless supersede says that the older one is to be fenced: then it gets a higher epoch than any run of the
+// installation before. ErrLaunchOver: the launch drains or has ended. ErrNotFound: there is no such launch.
 func (l *Ledger) Admit(id cluster.LaunchID, run string, supersede bool) (epoch uint64, err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()

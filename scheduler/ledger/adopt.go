@@ -170,8 +170,8 @@ func leftOut(rel string) bool {
 	return filepath.Base(rel) == countersFile || filepath.Base(filepath.Dir(rel)) == launchesDir
 }
 
-// sweepIntent removes older folders and what crashes left of them, as best it can: nobody needs them. A folder loses its
-// name first, so that nobody reads half of it. Newer ones are not ours to touch: this process may have been asleep.
+// sweepIntent removes older folders and what crashes left of them, as best it can: nobody needs them. A folder loses
+// its name first, so that nobody reads half of it. Newer ones are not ours to touch: this process may have been asleep.
 func (l *Ledger) sweepIntent(term uint64) {
 	dir := filepath.Join(l.dir, intentDir)
 	names, err := l.o.FS.List(dir)

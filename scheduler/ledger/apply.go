@@ -8,8 +8,8 @@ import (
 	"github.com/penstock/penstock/scheduler/cluster"
 )
 
-// Apply makes the content current: as a new revision, or, where it is current already, as it is. A deployment that was stopped
-// is wanted again. changed is false when nothing is different from before. source is for messages.
+// Apply makes the content current: as a new revision, or, where it is current already, as it is. A deployment that was
+// stopped is wanted again. changed is false when nothing is different from before. source is for messages.
 //
 // A scale override of a role survives as long as the file's own count for that role stays the same: who edits the count
 // means it, who edits something else does not.
@@ -125,7 +125,8 @@ func keptScale(scale map[jobspecs.RoleKind]int, old, spec jobspecs.Deployment) m
 	return kept
 }
 
-// dropRevisions takes the oldest revisions out of the record, but for those that are current, could be rolled back to, or run.
+// dropRevisions takes the oldest revisions out of the record, but for those that are current, could be rolled back to,
+// or run.
 func (l *Ledger) dropRevisions(d *deployment) (dropped []int) {
 	needed := map[int]bool{d.rec.Current: true, d.previous(): true}
 	for _, x := range l.Launches() {
@@ -148,8 +149,8 @@ func (l *Ledger) dropRevisions(d *deployment) (dropped []int) {
 	return dropped
 }
 
-// Rollback gives the revision bad up for good: bad is marked as failed and good becomes current. ErrNotCurrent: bad is not
-// current any more, because somebody has applied another revision meanwhile.
+// Rollback gives the revision bad up for good: bad is marked as failed and good becomes current. ErrNotCurrent: bad is
+// not current any more, because somebody has applied another revision meanwhile.
 func (l *Ledger) Rollback(name string, bad, good int, reason string) error {
 	return l.edit("roll back", name, func(d *deployment) error {
 		if d.rec.Current == good && d.rec.RolledBackFrom == bad {
@@ -211,8 +212,8 @@ func (l *Ledger) SetStopped(name string, stopped bool) error {
 	})
 }
 
-// Remove forgets a deployment. Its revisions can still be read until no launch of it is remembered, and their numbers are
-// not given again until then.
+// Remove forgets a deployment. Its revisions can still be read until no launch of it is remembered, and their numbers
+// are not given again until then.
 func (l *Ledger) Remove(name string) error {
 	return l.edit("remove", name, func(d *deployment) error {
 		d.rec.Removed = true

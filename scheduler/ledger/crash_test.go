@@ -35,8 +35,9 @@ func faultless(t *testing.T, fsys *crashfs.FS) history {
 	return h
 }
 
-// TestCrashAtEveryStep stops the controller at every single step of a long script and starts another one on what is left:
-// every call that was answered is there, the one that was under way is there whole or not at all, and nothing else.
+// TestCrashAtEveryStep stops the controller at every single step of a long script and starts another one on what is
+// left: every call that was answered is there, the one that was under way is there whole or not at all, and nothing
+// else.
 func TestCrashAtEveryStep(t *testing.T) {
 	h := faultless(t, crashfs.New())
 	t.Logf("%d calls, %d steps", len(script()), h.steps)
@@ -60,7 +61,8 @@ func coin(seed uint64) func() bool {
 	return func() bool { return r.IntN(2) == 0 }
 }
 
-// untilKilled runs the script until the given step. It returns how many calls were answered, the epochs that were, and the term.
+// untilKilled runs the script until the given step. It returns how many calls were answered, the epochs that were, and
+// the term.
 func untilKilled(t *testing.T, fsys *crashfs.FS, step int) (done int, epochs map[string]uint64, term uint64) {
 	fsys.Before(func(s crashfs.Step) error {
 		if s.N >= step {
@@ -123,8 +125,8 @@ func checkAdmissions(t *testing.T, what string, l *Ledger, epochs map[string]uin
 	}
 }
 
-// TestFaultAtEveryStep makes every single step fail once, as a full disk or a server that is away does, while the controller lives on:
-// the failed call has said so, memory and disk agree, and the same call works afterwards.
+// TestFaultAtEveryStep makes every single step fail once, as a full disk or a server that is away does, while the
+// controller lives on: the failed call has said so, memory and disk agree, and the same call works afterwards.
 func TestFaultAtEveryStep(t *testing.T) {
 	h := faultless(t, crashfs.New())
 	for step := 1; step <= h.steps; step++ {

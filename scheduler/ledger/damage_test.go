@@ -151,7 +151,8 @@ func TestNewerFormatsAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzRecords opens a ledger in which one file holds anything: no panic, and either it is refused as newer or everything else works.
+// FuzzRecords opens a ledger in which one file holds anything: no panic, and either it is refused as newer or
+// everything else works.
 func FuzzRecords(f *testing.F) {
 	paths := []string{
 		"/intent/1/counters.json", "/intent/1/launches/l1.json", "/intent/1/deployments/qwen/state.json",

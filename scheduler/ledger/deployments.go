@@ -19,7 +19,8 @@ type Deployment struct {
 	Revision int
 	Hash     string // jobspecs.Hash of Spec
 	Source   string // where it came from, for messages
-	// Previous is what a failing current revision is rolled back to: the newest one before it that has not failed; 0 = none.
+	// Previous is what a failing current revision is rolled back to: the newest one before it that has not failed; 0 =
+	// none.
 	Previous int
 	// Scale overrides replicas of roles. Wanted takes it into account.
 	Scale   map[jobspecs.RoleKind]int
@@ -29,8 +30,8 @@ type Deployment struct {
 	RollbackReason string
 	AppliedAt      time.Time // of the current revision
 	UpdatedAt      time.Time // of anything
-	// Damaged says that its files cannot be read: what is wanted is unknown, so nothing of it may be started or stopped.
-	// Only Name is set then. Applying its file again repairs it.
+	// Damaged says that its files cannot be read: what is wanted is unknown, so nothing of it may be started or
+	// stopped. Only Name is set then. Applying its file again repairs it.
 	Damaged string
 }
 
@@ -71,8 +72,8 @@ func (l *Ledger) Deployment(name string) (Deployment, bool) {
 	return d.value(), true
 }
 
-// Revision returns the content of one revision, also of one that is not current. Launches of a deployment that was removed
-// find theirs too.
+// Revision returns the content of one revision, also of one that is not current. Launches of a deployment that was
+// removed find theirs too.
 func (l *Ledger) Revision(name string, n int) (jobspecs.Deployment, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()

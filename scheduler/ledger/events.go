@@ -22,8 +22,8 @@ const followerRoom = 256
 // KindDropped marks the last event that a follower gets when it was too slow. It has no ID.
 const KindDropped = "dropped"
 
-// events is the tail of what happened. Its lock is held over the append to the file, so that lines stand in the order of
-// their IDs.
+// events is the tail of what happened. Its lock is held over the append to the file, so that lines stand in the order
+// of their IDs.
 type events struct {
 	mu        sync.Mutex
 	keep      int
@@ -35,8 +35,9 @@ type events struct {
 	followers map[chan *apiv1.Event]struct{}
 }
 
-// AppendEvent gives an event its ID, the term and, where it has none, the time, shows it to followers and writes it down. Events are
-// best effort: one that cannot be written is counted, not reported. The event must not be changed afterwards.
+// AppendEvent gives an event its ID, the term and, where it has none, the time, shows it to followers and writes it
+// down. Events are best effort: one that cannot be written is counted, not reported. The event must not be changed
+// afterwards.
 func (l *Ledger) AppendEvent(e *apiv1.Event) {
 	e = proto.CloneOf(e)
 	e.Term = l.Term()
@@ -81,7 +82,8 @@ func (l *Ledger) EventsLost() uint64 {
 	return l.events.lost
 }
 
-// Events returns the latest events, oldest first: at most tail, or all that are kept where tail is 0. They are read only.
+// Events returns the latest events, oldest first: at most tail, or all that are kept where tail is 0. They are read
+// only.
 func (l *Ledger) Events(tail int) []*apiv1.Event {
 	l.events.mu.Lock()
 	defer l.events.mu.Unlock()

@@ -87,8 +87,8 @@ func TestTornEventIsSkipped(t *testing.T) {
 	checkIDs(t, reopened(t, fsys).Events(0), 1, 5)
 }
 
-// TestFullDiskLosesEventsOnly: what is wanted is refused with the reason, events are counted as lost, and all goes on once
-// there is space.
+// TestFullDiskLosesEventsOnly: what is wanted is refused with the reason, events are counted as lost, and all goes on
+// once there is space.
 func TestFullDiskLosesEventsOnly(t *testing.T) {
 	t.Parallel()
 	l, fsys := newHeld(t)

@@ -21,8 +21,8 @@ type Holder struct {
 	StartedAt    time.Time `json:"started_at"`
 }
 
-// ThisProcess describes the calling process. What /proc does not tell stays empty: then only the lease tells whether the holder
-// is alive.
+// ThisProcess describes the calling process. What /proc does not tell stays empty: then only the lease tells whether
+// the holder is alive.
 func ThisProcess(now time.Time) (Holder, error) {
 	host, err := os.Hostname()
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/penstock/penstock/scheduler/statefile/crashfs"
 )
 
-// TestPausedControllerDamagesNothing lets a controller fall asleep before every single step that it makes, lets another one
-// take its term over and write, and wakes it up. It may answer a call only if the new one has read its effect; every later
-// call says that the term is lost; and what the new one has written and read stays as it is.
+// TestPausedControllerDamagesNothing lets a controller fall asleep before every single step that it makes, lets another
+// one take its term over and write, and wakes it up. It may answer a call only if the new one has read its effect;
+// every later call says that the term is lost; and what the new one has written and read stays as it is.
 func TestPausedControllerDamagesNothing(t *testing.T) {
 	all := script()
 	t.Run("first term", func(t *testing.T) { pausedAnywhere(t, nil, all[:14]) })

@@ -11,8 +11,8 @@ import (
 	"github.com/penstock/penstock/scheduler/cluster"
 )
 
-// PutLaunch stores a new launch. It is on disk when PutLaunch returns, so the caller may submit it. An empty phase becomes Intended and
-// a zero CreatedAt now. ErrExists: a launch with that token is there.
+// PutLaunch stores a new launch. It is on disk when PutLaunch returns, so the caller may submit it. An empty phase
+// becomes Intended and a zero CreatedAt now. ErrExists: a launch with that token is there.
 func (l *Ledger) PutLaunch(x cluster.Launch) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -38,9 +38,9 @@ func (l *Ledger) PutLaunch(x cluster.Launch) error {
 	return l.putLaunch(cloneLaunch(x))
 }
 
-// UpdateLaunch changes a launch: change gets a copy of its own and may refuse with an error. What identifies a launch and its
-// admission cannot be changed so, and its phase only moves forward (ErrInvalid). An end without a time ends now. No change
-// means no write.
+// UpdateLaunch changes a launch: change gets a copy of its own and may refuse with an error. What identifies a launch
+// and its admission cannot be changed so, and its phase only moves forward (ErrInvalid). An end without a time ends
+// now. No change means no write.
 func (l *Ledger) UpdateLaunch(id cluster.LaunchID, change func(*cluster.Launch) error) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -94,8 +94,8 @@ func phaseRank(p cluster.LaunchPhase) int {
 	return slices.Index([]cluster.LaunchPhase{cluster.Intended, cluster.Submitted, cluster.Draining, cluster.Ended}, p)
 }
 
-// Launches returns all launches that live and those that ended a short while ago, oldest first. Slices in them are shared and read
-// only.
+// Launches returns all launches that live and those that ended a short while ago, oldest first. Slices in them are
+// shared and read only.
 func (l *Ledger) Launches() []cluster.Launch {
 	l.mu.RLock()
 	sorted := slices.Collect(maps.Values(l.state.launches))

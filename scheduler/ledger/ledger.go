@@ -1,10 +1,13 @@
-// Package ledger keeps what is wanted, so that it survives the controller: deployments with their revisions, launches with
-// the runs that were admitted, the controller's term, and the latest events.
+// Package ledger keeps what is wanted, so that it survives the controller: deployments with their revisions, launches
+// with the runs that were admitted, the controller's term, and the latest events.
 //
-// It is a folder of small JSON and YAML files that people can read. A call that has returned without an error is on disk;
-// one that has failed has changed nothing, unless it says ErrUnsure. One controller writes: the holder of the newest term.
-// Each term writes into a folder of its own, so that a controller that was paused, or whose file server was, can
-// damage nothing when it comes back: its files are in a folder that nobody reads any more.
+// It is a folder of small JSON and YAML files that people can read. A call that has returned without an error is on
+// disk. One that has failed has changed nothing, unless it says ErrUnsure, or that the term is lost or cannot be
+// checked: then it may have, and the same call again settles it. Memory always says what the files say.
+//
+// One controller writes: the holder of the newest term. Each term writes into a folder of its own, so that a controller
+// that was paused, or whose file server was, can damage nothing when it comes back: its files are in a folder that
+// nobody reads any more.
 //
 //	terms/7                                  who holds term 7; made by link(2), never changed
 //	terms/7.beat                             a counter that its holder turns, or "released"
@@ -131,9 +134,9 @@ type Problem struct {
 	Err  error
 }
 
-// Open checks the state folder (made where it is missing; owner and mode as statefile.SecureDir says) and reads it.
-// It changes nothing: reading works beside a running controller, and writing needs Acquire. ErrNewerFormat: a newer release has
-// written here.
+// Open checks the state folder (made where it is missing; owner and mode as statefile.SecureDir says) and reads it. It
+// changes nothing: reading works beside a running controller, and writing needs Acquire. ErrNewerFormat: a newer
+// release has written here.
 func Open(dir string, o Options) (*Ledger, error) {
 	o = o.withDefaults()
 	if _, ok := o.FS.(statefile.OS); ok {

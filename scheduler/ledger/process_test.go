@@ -205,7 +205,8 @@ func TestKilledProcess(t *testing.T) {
 	}
 }
 
-// childHold holds a term. It says "held N" or what is wrong, then "lost" once it knows; it takes the lines "apply" and "release".
+// childHold holds a term. It says "held N" or what is wrong, then "lost" once it knows; it takes the lines "apply" and
+// "release".
 func childHold() {
 	l, err := Open(os.Args[1], Options{Lease: time.Second})
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/penstock/penstock/scheduler/statefile/crashfs"
 )
 
-// lostAnswers is a file server that does what it is asked and answers, to the repetition of a request whose first answer got lost,
-// that it cannot be done any more.
+// lostAnswers is a file server that does what it is asked and answers, to the repetition of a request whose first
+// answer got lost, that it cannot be done any more.
 type lostAnswers struct{ *crashfs.FS }
 
 func (f lostAnswers) Rename(from, to string) error {

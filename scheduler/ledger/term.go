@@ -41,9 +41,9 @@ const (
 	keepTerms  = 10
 )
 
-// Acquire makes this process the one that writes, and loads the folder again. It takes over at once from a holder that has
-// released its term or whose process is gone from this host, and from one elsewhere when its beat has stood still for the lease
-// while this process watched; else it returns a *HeldError. It blocks for at most about a lease.
+// Acquire makes this process the one that writes, and loads the folder again. It takes over at once from a holder that
+// has released its term or whose process is gone from this host, and from one elsewhere when its beat has stood still
+// for the lease while this process watched; else it returns a *HeldError. It blocks for at most about a lease.
 //
 // The caller keeps Run going afterwards, or is taken for dead.
 func (l *Ledger) Acquire(ctx context.Context, h Holder) (uint64, error) {
@@ -105,7 +105,8 @@ func (l *Ledger) takeTerm(ctx context.Context, h Holder) (uint64, error) {
 	}
 }
 
-// nextTerm is the number after the newest. When somebody has removed files of terms, the intents still tell which were used.
+// nextTerm is the number after the newest. When somebody has removed files of terms, the intents still tell which were
+// used.
 func (l *Ledger) nextTerm(newest uint64) (uint64, error) {
 	intent, err := l.newestIntent()
 	if err != nil || intent <= newest {
@@ -212,8 +213,8 @@ func (l *Ledger) held() (uint64, error) {
 	return l.term, nil
 }
 
-// CheckTerm asks the disk whether this process still holds its term. It is called before each submit. ErrTermLost is for
-// good; any other error means that it cannot be told now, and nothing may be started.
+// CheckTerm asks the disk whether this process still holds its term. It is called before each submit. ErrTermLost is
+// for good; any other error means that it cannot be told now, and nothing may be started.
 func (l *Ledger) CheckTerm() error {
 	term, err := l.held()
 	if err != nil {

@@ -10,8 +10,8 @@ package statefile
 
 import "io"
 
-// FS is what the writers of state files ask of a file system. Paths are slash paths as package os takes them. Errors are
-// those of package os (errors.Is with fs.ErrExist, fs.ErrNotExist, syscall.ENOSPC works). Safe for concurrent use.
+// FS is what the writers of state files ask of a file system. Paths are slash paths as package os takes them. Errors
+// are those of package os (errors.Is with fs.ErrExist, fs.ErrNotExist, syscall.ENOSPC works). Safe for concurrent use.
 type FS interface {
 	// Create makes a new file, mode 0600, and fails with fs.ErrExist where anything has that name.
 	Create(name string) (File, error)

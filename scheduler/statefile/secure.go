@@ -15,9 +15,9 @@ import (
 // ErrInsecure means that somebody else could read or replace what is kept under a path. The message says what to do.
 var ErrInsecure = errors.New("not safe from other users")
 
-// SecureDir makes a folder (0700, with missing parents) or checks one that is there: a real folder, owned by this user, closed to
-// everybody else, under parents that no stranger can change and reached by no link of a stranger's. It may be called by
-// several processes at once.
+// SecureDir makes a folder (0700, with missing parents) or checks one that is there: a real folder, owned by this user,
+// closed to everybody else, under parents that no stranger can change and reached by no link of a stranger's. It may be
+// called by several processes at once.
 func SecureDir(path string) error {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -39,7 +39,8 @@ func SecureDir(path string) error {
 	return checkWay(filepath.Dir(abs))
 }
 
-// mkdirs is os.MkdirAll with mode 0700 whatever the umask allows less, and it does not follow a dangling link at the end.
+// mkdirs is os.MkdirAll with mode 0700 whatever the umask allows less, and it does not follow a dangling link at the
+// end.
 func mkdirs(abs string) error {
 	err := os.Mkdir(abs, 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -69,8 +70,8 @@ func checkFolder(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// nobody is whom things belong to whose owner has no name here: in a user namespace, such as that of a container started
-// without root, all that is the host's root's.
+// nobody is whom things belong to whose owner has no name here: in a user namespace, such as that of a container
+// started without root, all that is the host's root's.
 const nobody = 65534
 
 func trusted(uid int) bool { return uid == 0 || uid == os.Geteuid() || uid == nobody }
@@ -78,8 +79,8 @@ func trusted(uid int) bool { return uid == 0 || uid == os.Geteuid() || uid == no
 const maxLinks = 40 // as the kernel has it
 
 // checkWay walks down to a folder, through links, as far as the way exists. It refuses a folder in which a stranger may
-// move what the way goes on with, and a link that a stranger may have planted in a folder that is open to everybody. (The
-// kernel refuses to follow such links only where fs.protected_symlinks is set.)
+// move what the way goes on with, and a link that a stranger may have planted in a folder that is open to everybody.
+// (The kernel refuses to follow such links only where fs.protected_symlinks is set.)
 func checkWay(path string) error {
 	at, rest, links := "/", parts(path), 0
 	for {
@@ -122,8 +123,9 @@ func parts(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
-// checkPassage refuses a folder in which everybody, or a stranger in what looks like /tmp, may rename what is in it, and
-// tells whether it is open to everybody. A project's folder that belongs to somebody else passes: who works in it trusts him.
+// checkPassage refuses a folder in which everybody, or a stranger in what looks like /tmp, may rename what is in it,
+// and tells whether it is open to everybody. A project's folder that belongs to somebody else passes: who works in it
+// trusts him.
 func checkPassage(dir string) (open bool, err error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -141,8 +143,8 @@ func checkPassage(dir string) (open bool, err error) {
 	return open, nil
 }
 
-// ReadPrivate reads a file that holds a secret: a regular file of this user that nobody else can read, at most limit bytes.
-// It follows no link at the end of the path.
+// ReadPrivate reads a file that holds a secret: a regular file of this user that nobody else can read, at most limit
+// bytes. It follows no link at the end of the path.
 func ReadPrivate(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {

@@ -17,8 +17,8 @@ var ErrUnsure = errors.New("written, but it may not survive a crash")
 // tempMark stands in the name of every file that is not finished.
 const tempMark = ".tmp-"
 
-// IsTemp tells whether a name (without its folder) is that of an unfinished file or folder of this package, which a crash left
-// behind unless its writer is at work.
+// IsTemp tells whether a name (without its folder) is that of an unfinished file or folder of this package, which a
+// crash left behind unless its writer is at work.
 func IsTemp(name string) bool { return strings.Contains(name, tempMark) }
 
 // TempName returns a new name beside name that IsTemp knows.
@@ -45,8 +45,9 @@ func WriteNew(fsys FS, name string, data []byte) error {
 		return err
 	}
 	err = fsys.Link(tmp, name)
-	// NFS repeats a request whose answer got lost and then reports EEXIST for its own success: what the file holds decides.
-	// Data that two writers could share would make both of them winners, so it carries a nonce where that matters.
+	// NFS repeats a request whose answer got lost and then reports EEXIST for its own success: what the file holds
+	// decides. Data that two writers could share would make both of them winners, so it carries a nonce where that
+	// matters.
 	if err != nil && holds(fsys, name, data) {
 		err = nil
 	}
@@ -86,8 +87,8 @@ func syncName(fsys FS, name string) error {
 	return nil
 }
 
-// MakeDir makes a folder whose parent exists, or leaves one that is there, and makes its name durable in both cases: who
-// made it before may have crashed before he synced it.
+// MakeDir makes a folder whose parent exists, or leaves one that is there, and makes its name durable in both cases:
+// who made it before may have crashed before he synced it.
 func MakeDir(fsys FS, dir string) error {
 	if err := fsys.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err

@@ -1,5 +1,5 @@
-// Package crashfs is a file system in memory for tests of what is written with package statefile. It forgets at a crash what was
-// never synced, as a machine may that loses its power, and lets a test fail or stop any single step.
+// Package crashfs is a file system in memory for tests of what is written with package statefile. It forgets at a crash
+// what was never synced, as a machine may that loses its power, and lets a test fail or stop any single step.
 //
 // It is no file system for real use: it has no modes, owners, symbolic links or open files that can be read.
 package crashfs
