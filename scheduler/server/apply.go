@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"connectrpc.com/connect"
+
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/jobspecs/engine"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/plan"
+)
+
+// read parses a deployment file that came over the wire: the controller trusts no client's checks.
+func read(source, text string) (jobspecs.Deployment, error) {
+	doc, err := jobspecs.ParseDocument(source, []byte(text))
+	if err != nil {
+		return jobspecs.Deployment{}, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	d := doc.Deployment
+	if err := engine.Check(d); err != nil {
+		return d, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	missing := engine.MissingWeights(d, func(path string) bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
+	if len(missing) > 0 {
+		return d, connect.NewError(connect.CodeFailedPrecondition, doc.Locate(missing))
+	}
+	return d, nil
+}
+
+// Apply stores a revision and wakes the loop. What it answers is what will be done next.
+func (c controlAPI) Apply(ctx context.Context, req *apiv1.ApplyRequest) (*apiv1.ApplyResponse, error) {
+	d, err := read(req.Source, req.Yaml)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.s.o.Loop.Supports(d.Cluster); err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+	}
+	actions, _ := c.s.o.Loop.DryRun(ctx, &d)
+	rev, changed, err := c.s.o.Ledger.Apply(d, req.Source)
+	if err != nil {
+		return nil, answer(err)
+	}
+	if changed {
+		c.s.note("applied", d.Name, "", fmt.Sprintf("revision %d from %s is current", rev, orReason(req.Source, "standard input")))
+	}
+	c.s.o.Loop.Refresh()
+	return &apiv1.ApplyResponse{Deployment: d.Name, Revision: uint32(rev), Changed: changed, Actions: wireActions(actions, d.Name)}, nil
+}
+
+// Plan answers what Apply would do, or what is to be done now, and does nothing.
+func (c controlAPI) Plan(ctx context.Context, req *apiv1.PlanRequest) (*apiv1.PlanResponse, error) {
+	resp := &apiv1.PlanResponse{Warnings: c.s.warnings()}
+	var d *jobspecs.Deployment
+	if req.Yaml != "" {
+		parsed, err := read(req.Source, req.Yaml)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.s.o.Loop.Supports(parsed.Cluster); err != nil {
+			return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+		}
+		d = &parsed
+		resp.Deployment = d.Name
+		for _, note := range engine.Advice(parsed) {
+			resp.Warnings = append(resp.Warnings, note.Error())
+		}
+		resp.Revision, resp.Changed = c.s.nextRevision(parsed)
+	}
+	actions, err := c.s.o.Loop.DryRun(ctx, d)
+	if err != nil {
+		return nil, answer(err)
+	}
+	resp.Actions = wireActions(actions, resp.Deployment)
+	return resp, nil
+}
+
+func (s *Server) nextRevision(d jobspecs.Deployment) (rev uint32, changed bool) {
+	old, ok := s.o.Ledger.Deployment(d.Name)
+	if ok && old.Hash == jobspecs.Hash(d) {
+		return uint32(old.Revision), old.Stopped
+	}
+	return uint32(old.Revision) + 1, true
+}
+
+// wireActions are the actions of one deployment, or all of them.
+func wireActions(actions []plan.Action, deployment string) (out []*apiv1.Action) {
+	for _, a := range actions {
+		if deployment == "" || a.Deployment == deployment {
+			out = append(out, wireAction(a))
+		}
+	}
+	return out
+}
+
+func wireAction(a plan.Action) *apiv1.Action {
+	w := &apiv1.Action{
+		Verb: string(a.Verb), Deployment: a.Deployment, Role: string(a.Role), Replica: uint32(max(0, a.Index)), Launch: string(a.Launch),
+		Reason: a.Reason, Revision: uint32(a.Revision),
+	}
+	if a.New != nil {
+		for _, p := range a.New.Placement {
+			w.Nodes = append(w.Nodes, p.Node)
+			w.Gpus = uint32(len(p.GPUs))
+		}
+	}
+	return w
+}
