@@ -2,13 +2,8 @@ package server
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"time"
-
-	"google.golang.org/protobuf/encoding/protojson"
 
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
@@ -16,69 +11,62 @@ import (
 // keptRecords is how many finished requests `penstock why` can explain.
 const keptRecords = 10_000
 
-// records keeps the last finished requests in memory and appends each one's usage to a file per day. Safe for concurrent
-// use.
+// records keeps the last finished requests in memory and has each one's usage written down, once. Safe for concurrent use.
 type records struct {
-	dir string // usage folder, 0700
-
 	mu    sync.Mutex
 	byID  map[string]*apiv1.RequestRecord
 	order []string // ring, oldest at next
 	next  int
+
+	usage     usageFiles
+	written   map[string]bool // by controllers before this one, as far as it matters
+	unwritten []*apiv1.RequestRecord
+	cause     error // of unwritten
 }
 
 func newRecords(dir string) *records {
-	return &records{dir: dir, byID: map[string]*apiv1.RequestRecord{}}
+	usage := newUsageFiles(dir)
+	return &records{byID: map[string]*apiv1.RequestRecord{}, usage: usage, written: usage.recent(keptRecords)}
 }
 
-// add takes a gateway's records. A record that came before is dropped, since gateways deliver at least once.
+// add takes a gateway's records. A record that came before is dropped, since gateways deliver at least once. An error means
+// that usage could not be written: the gateway holds what it has and delivers it again, and so nothing is lost and what
+// waits here is bounded.
 func (r *records) add(recs []*apiv1.RequestRecord) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var fresh []*apiv1.RequestRecord
 	for _, rec := range recs {
 		if rec.GetId() == "" || r.byID[rec.Id] != nil {
 			continue
 		}
-		fresh = append(fresh, rec)
-		r.byID[rec.Id] = rec
-		if len(r.order) < keptRecords {
-			r.order = append(r.order, rec.Id)
-			continue
+		if !r.written[rec.Id] {
+			r.unwritten = append(r.unwritten, rec)
 		}
-		delete(r.byID, r.order[r.next])
-		r.order[r.next] = rec.Id
-		r.next = (r.next + 1) % keptRecords
+		r.remember(rec)
 	}
-	return r.write(fresh)
+	r.unwritten, r.cause = r.usage.append(r.unwritten)
+	return r.cause
 }
 
-// write appends usage lines: one JSON object per request, in the order in which they came.
-func (r *records) write(recs []*apiv1.RequestRecord) error {
-	perDay := map[string][]byte{}
-	for _, rec := range recs {
-		line, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(usageOf(rec))
-		if err != nil {
-			return fmt.Errorf("encode usage of request %s: %w", rec.Id, err)
-		}
-		day := rec.GetAt().AsTime().UTC().Format(time.DateOnly)
-		perDay[day] = append(append(perDay[day], line...), '\n')
+func (r *records) remember(rec *apiv1.RequestRecord) {
+	r.byID[rec.Id] = rec
+	if len(r.order) < keptRecords {
+		r.order = append(r.order, rec.Id)
+		return
 	}
-	for day, lines := range perDay {
-		name := filepath.Join(r.dir, day+".jsonl")
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err != nil {
-			return fmt.Errorf("append usage: %w", err)
-		}
-		_, err = f.Write(lines)
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return fmt.Errorf("append usage to %s: %w", name, err)
-		}
+	delete(r.byID, r.order[r.next])
+	r.order[r.next] = rec.Id
+	r.next = (r.next + 1) % keptRecords
+}
+
+// trouble says what is not written down, and why; empty = all is.
+func (r *records) trouble() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cause == nil {
+		return ""
 	}
-	return nil
+	return fmt.Sprintf("usage of %d finished requests and of those that gateways hold back is not written yet: %v", len(r.unwritten), r.cause)
 }
 
 // usageOf leaves out what only `why` needs.

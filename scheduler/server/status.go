@@ -44,6 +44,9 @@ func (s *Server) warnings() (out []string) {
 	if n := s.o.Ledger.EventsLost(); n > 0 {
 		out = append(out, fmt.Sprintf("%d events could not be written; is the disk full?", n))
 	}
+	if trouble := s.records.trouble(); trouble != "" {
+		out = append(out, trouble)
+	}
 	out = append(append(out, s.o.Notices...), s.o.Loop.Warnings()...)
 	snapshot := s.o.Fleet.Snapshot(time.Now())
 	for _, r := range snapshot.Replicas {
