@@ -20,8 +20,11 @@ func read(source, text string) (jobspecs.Deployment, error) {
 		return jobspecs.Deployment{}, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	d := doc.Deployment
-	if err := engine.Check(d); err != nil {
+	if err := doc.Locate(engine.Check(d)); err != nil {
 		return d, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	if err := doc.Locate(joinable(d).Err()); err != nil {
+		return d, connect.NewError(connect.CodeFailedPrecondition, err)
 	}
 	missing := engine.MissingWeights(d, func(path string) bool {
 		_, err := os.Stat(path)
@@ -31,6 +34,19 @@ func read(source, text string) (jobspecs.Deployment, error) {
 		return d, connect.NewError(connect.CodeFailedPrecondition, doc.Locate(missing))
 	}
 	return d, nil
+}
+
+// joinable refuses split roles that this release's gateway cannot join: their decode replicas would serve alone, or not at
+// all.
+func joinable(d jobspecs.Deployment) jobspecs.Errors {
+	e := engine.For(d.Engine.Kind)
+	if _, split := d.Roles[jobspecs.Prefill]; !split || e == nil || e.Traits().Disaggregation == engine.KVTransferParams {
+		return nil
+	}
+	return jobspecs.Errors{{
+		Path: "roles.prefill", What: fmt.Sprintf("this release joins prefill and decode replicas of vllm and sim only, not of %s", d.Engine.Kind),
+		Hint: "use mixed replicas",
+	}}
 }
 
 // Apply stores a revision and wakes the loop. What it answers is what will be done next.
