@@ -39,6 +39,7 @@ func faultless(t *testing.T, fsys *crashfs.FS) history {
 // left: every call that was answered is there, the one that was under way is there whole or not at all, and nothing
 // else.
 func TestCrashAtEveryStep(t *testing.T) {
+	t.Parallel()
 	h := faultless(t, crashfs.New())
 	t.Logf("%d calls, %d steps", len(script()), h.steps)
 	for step := 1; step <= h.steps; step++ {
@@ -128,6 +129,7 @@ func checkAdmissions(t *testing.T, what string, l *Ledger, epochs map[string]uin
 // TestFaultAtEveryStep makes every single step fail once, as a full disk or a server that is away does, while the
 // controller lives on: the failed call has said so, memory and disk agree, and the same call works afterwards.
 func TestFaultAtEveryStep(t *testing.T) {
+	t.Parallel()
 	h := faultless(t, crashfs.New())
 	for step := 1; step <= h.steps; step++ {
 		fsys := crashfs.New()

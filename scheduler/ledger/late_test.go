@@ -15,6 +15,7 @@ import (
 // one take its term over and write, and wakes it up. It may answer a call only if the new one has read its effect;
 // every later call says that the term is lost; and what the new one has written and read stays as it is.
 func TestPausedControllerDamagesNothing(t *testing.T) {
+	t.Parallel()
 	all := script()
 	t.Run("first term", func(t *testing.T) { pausedAnywhere(t, nil, all[:14]) })
 	t.Run("second term", func(t *testing.T) { pausedAnywhere(t, all[:15], all[15:22]) })
