@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -66,7 +68,7 @@ func (c *fakeController) serve(t testing.TB, address string) (shut func()) {
 	mux.Handle(apiv1.NewAgentServiceHandler(c))
 	conf := identity.ServerConfig(issue(t, c.ca, identity.ID{Role: identity.Controller, Name: "c"}).Certificate, c.ca.Pool(), false)
 	conf.NextProtos = []string{"h2"}
-	srv := &http.Server{Handler: withPeer(mux), TLSConfig: conf, ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: withPeer(mux), TLSConfig: conf, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
 	srv.Protocols = &http.Protocols{}
 	srv.Protocols.SetHTTP2(true)
 	var done sync.WaitGroup
