@@ -28,7 +28,8 @@ func (h *Holder) Certificate() *tls.Certificate { return h.cert.Load() }
 // RenewAt is when a third of the certificate's lifetime has gone by: two thirds remain to outlive an absent controller.
 func (h *Holder) RenewAt() time.Time {
 	leaf := h.cert.Load().Leaf
-	return leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3)
+	issued := leaf.NotBefore.Add(skew)
+	return issued.Add(leaf.NotAfter.Sub(issued) / 3)
 }
 
 // Due tells whether it is time to renew.

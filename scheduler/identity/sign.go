@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	// skew is how far the clocks of two hosts may differ before a fresh certificate is refused.
-	skew   = 10 * time.Minute
+	// skew is how far the clocks of two hosts may differ, and how far a clock may be set back, before a fresh certificate is
+	// refused. A machine that takes local time for UTC until it has asked for the time is up to 14 hours ahead.
+	skew   = 24 * time.Hour
 	maxCSR = 16 << 10
 )
 

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -159,7 +160,7 @@ func TestAttackers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	early, err := ca.Issue(gatewayID, time.Hour, time.Now().Add(time.Hour))
+	early, err := ca.Issue(gatewayID, time.Hour, time.Now().Add(skew+time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,14 +289,40 @@ func TestHolderIsDueAtAThird(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t)
 	now := time.Now().Truncate(time.Second)
-	cert, err := ca.Issue(agentID, 3*time.Hour-skew, now)
+	cert, err := ca.Issue(agentID, 3*time.Hour, now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := NewHolder(cert)
-	due := now.Add(-skew + time.Hour)
+	due := now.Add(time.Hour)
 	if !h.RenewAt().Equal(due) || h.Due(due.Add(-time.Second)) || !h.Due(due) {
 		t.Errorf("due at %s, want %s", h.RenewAt(), due)
+	}
+}
+
+// TestClockSetBack: a clock that was hours ahead when an installation was made and its certificates were issued is put
+// right.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ahead := now.Add(14 * time.Hour)
+	data, err := makeAuthority(filepath.Join(t.TempDir(), authorityFile), ahead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := parseAuthority(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Issue(agentID, time.Hour, ahead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: ca.Pool(), CurrentTime: now}); err != nil {
+		t.Error(err)
+	}
+	if h := NewHolder(cert); h.Due(now) {
+		t.Errorf("renewed at once: due at %s", h.RenewAt())
 	}
 }
 
