@@ -263,7 +263,7 @@ func TestTimeLimitDrains(t *testing.T) {
 func TestRenewsItsCertificate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "")
-	w.controller.ttl = 2 * time.Minute // a third of it, with the allowance for clocks, is over
+	w.controller.ttl = 6 * time.Second // due after two
 	w.start(nil).reach(started)
 	eventually(t, "renewal", func() bool { w.controller.mu.Lock(); defer w.controller.mu.Unlock(); return w.controller.renewals > 0 })
 }

@@ -49,7 +49,7 @@ type port struct {
 	epochText string
 	methods   map[string]string // path -> the method that is let through
 	moved     atomic.Uint64     // bytes from the engine to clients
-	asked     atomic.Int64      // Unix nanoseconds of the last request that was meant for us
+	asked     moment            // the last request that was meant for us
 
 	mu     sync.Mutex
 	why    refusal
@@ -175,16 +175,11 @@ func (p *port) leave(x *exchange) {
 	defer p.mu.Unlock()
 	delete(p.open, x)
 	p.metrics.open.Set(float64(len(p.open)))
-	p.asked.Store(time.Now().UnixNano())
+	p.asked.mark()
 }
 
 // lastAsked is when a gateway or the controller last had a request here; zero = never.
-func (p *port) lastAsked() time.Time {
-	if n := p.asked.Load(); n != 0 {
-		return time.Unix(0, n)
-	}
-	return time.Time{}
-}
+func (p *port) lastAsked() time.Time { return p.asked.last() }
 
 // ServeHTTP checks who asks, then for what, so that a stranger learns nothing.
 func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -215,7 +210,7 @@ func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // request lets a request through that is meant for this very run.
 func (p *port) request(w http.ResponseWriter, r *http.Request) {
-	p.asked.Store(time.Now().UnixNano())
+	p.asked.mark()
 	if r.Header.Get(headerLaunch) != p.launch || r.Header.Get(headerEpoch) != p.epochText {
 		p.refused(w, http.StatusMisdirectedRequest, "", fmt.Errorf("this is launch %s, epoch %s", p.launch, p.epochText))
 		return

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -33,7 +32,7 @@ type reporter struct {
 	metrics  *metrics
 	log      zerolog.Logger
 
-	heardAt atomic.Int64 // Unix nanoseconds: the controller's last answer
+	heard moment // the controller's last answer
 
 	mu       sync.Mutex
 	done     map[string]bool // commands acted on
@@ -43,12 +42,7 @@ type reporter struct {
 }
 
 // lastHeard is when the controller last answered; zero = never on a stream.
-func (r *reporter) lastHeard() time.Time {
-	if n := r.heardAt.Load(); n != 0 {
-		return time.Unix(0, n)
-	}
-	return time.Time{}
-}
+func (r *reporter) lastHeard() time.Time { return r.heard.last() }
 
 // run reports until ctx ends or the controller refuses this run. Streams that end are opened again, wherever the
 // controller is then.
@@ -173,7 +167,7 @@ func (r *reporter) talk(ctx context.Context, s *reportStream, in *inbox, box *ou
 				return in.err
 			}
 			quiet.Reset(silence)
-			r.heardAt.Store(time.Now().UnixNano())
+			r.heard.mark()
 			err = r.take(s, box, m)
 		case <-tick.C:
 			err = r.sendDelta(s, box)
