@@ -131,6 +131,15 @@ func (f *Fleet) Snapshot(now time.Time) Snapshot {
 	return Snapshot{At: now, StaleAfter: f.staleAfter, Replicas: f.replicas}
 }
 
+// Replica returns what is seen of one launch; ok is false where no run of it is admitted. Unlike Snapshot it costs the next
+// write nothing.
+func (f *Fleet) Replica(launch cluster.LaunchID) (r Replica, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, ok = f.replicas[launch]
+	return r, ok
+}
+
 // Changed returns a channel that is closed at the next change that matters to a decision: a run admitted, removed,
 // connected or cut off, a phase, an engine start, readiness. Loads and mere signs of life don't count. Many changes close
 // one channel: take the channel first, then the Snapshot, then wait.

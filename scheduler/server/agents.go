@@ -30,7 +30,7 @@ func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinRe
 	s := a.s
 	now := time.Now()
 	if err := s.o.Tokens.Check(req.Token, req.Launch, now); err != nil {
-		s.refuse("join refused", err, "launch", req.Launch, "node", req.Hostname)
+		s.refuse(joinRefused, connect.CodeUnauthenticated, err, "launch", req.Launch, "node", req.Hostname)
 		return nil, connect.NewError(connect.CodeUnauthenticated, err)
 	}
 	id := cluster.LaunchID(req.Launch)
@@ -38,27 +38,41 @@ func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinRe
 	if !ok {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: the launch is over", id))
 	}
-	if int(req.Nodes) != launch.Nodes || req.NodeRank >= req.Nodes {
-		return nil, connect.NewError(connect.CodeInvalidArgument,
-			fmt.Errorf("join %s: rank %d of %d nodes, but the launch has %d", id, req.NodeRank, req.Nodes, launch.Nodes))
+	if err := checkJoin(launch, req); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("join %s: %w", id, err))
+	}
+	who := identity.ID{Role: identity.Agent, Launch: req.Launch, Run: req.Run, Rank: int(req.NodeRank)}
+	leaf, err := s.o.CA.SignCSR(req.CsrDer, who, certificateTTL, now) // worth nothing without the admission that follows
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("join %s: %w", id, err))
 	}
 	epoch, err := s.admit(launch, req)
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := s.o.CA.SignCSR(req.CsrDer, identity.ID{Role: identity.Agent, Launch: req.Launch, Run: req.Run, Rank: int(req.NodeRank)}, certificateTTL, now)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("join %s: %w", id, err))
-	}
 	return s.joined(launch, req, epoch, leaf)
+}
+
+// longestJob bounds a cluster's own job ID, which goes into the ledger.
+const longestJob = 256
+
+// checkJoin refuses what can never be admitted, before anything is written.
+func checkJoin(launch cluster.Launch, req *apiv1.JoinRequest) error {
+	if int(req.Nodes) != launch.Nodes || req.NodeRank >= req.Nodes {
+		return fmt.Errorf("rank %d of %d nodes, but the launch has %d", req.NodeRank, req.Nodes, launch.Nodes)
+	}
+	if len(req.Job) > longestJob {
+		return fmt.Errorf("a job ID of %d bytes, at most %d are taken", len(req.Job), longestJob)
+	}
+	return nil
 }
 
 // admit stores the run's epoch, and which of the launch's jobs it is. Another run is pushed out only when nobody of it is
 // connected any more.
 func (s *Server) admit(launch cluster.Launch, req *apiv1.JoinRequest) (uint64, error) {
 	run := req.Run
-	alive := s.o.Fleet.Snapshot(time.Now()).Replicas[launch.ID].Connected()
-	epoch, err := s.o.Ledger.Admit(launch.ID, run, !alive)
+	seen, _ := s.o.Fleet.Replica(launch.ID)
+	epoch, err := s.o.Ledger.Admit(launch.ID, run, !seen.Connected())
 	switch {
 	case errors.Is(err, ledger.ErrOtherRun), errors.Is(err, ledger.ErrLaunchOver), errors.Is(err, ledger.ErrNotFound):
 		return 0, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: %w", launch.ID, err))
@@ -106,18 +120,31 @@ func (s *Server) joined(launch cluster.Launch, req *apiv1.JoinRequest, epoch uin
 
 // head is where the other ranks find rank 0; empty until it has reported.
 func (s *Server) head(id cluster.LaunchID) string {
-	r := s.o.Fleet.Snapshot(time.Now()).Replicas[id]
+	r, _ := s.o.Fleet.Replica(id)
 	return r.Ranks[0].State.GetIdentity().GetHeadAddress()
 }
 
 // Renew replaces a certificate for the same run and rank.
 func (a agentAPI) Renew(ctx context.Context, req *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
 	id := peer(ctx)
-	launch, ok := a.s.o.Ledger.Launch(cluster.LaunchID(id.Launch))
-	if !ok || launch.Run != id.Run {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("renew %s: the run is not the admitted one of its launch", id))
+	if _, err := a.s.admitted(id); err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("renew %s: %w", id, err))
 	}
 	return a.s.renew(id, req)
+}
+
+// admitted returns the launch of a caller whose run may speak for it.
+func (s *Server) admitted(id identity.ID) (cluster.Launch, error) {
+	launch, ok := s.o.Ledger.Launch(cluster.LaunchID(id.Launch))
+	switch {
+	case !ok:
+		return launch, errors.New("the launch is over")
+	case launch.Run != id.Run:
+		return launch, errors.New("another run of the launch is the admitted one")
+	case launch.Phase == cluster.Ended:
+		return launch, fmt.Errorf("the launch is over: %s", launch.EndReason)
+	}
+	return launch, nil
 }
 
 func (s *Server) renew(id identity.ID, req *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
@@ -131,26 +158,29 @@ func (s *Server) renew(id identity.ID, req *apiv1.RenewRequest) (*apiv1.RenewRes
 // Report takes one agent's state for as long as its stream is open.
 func (a agentAPI) Report(ctx context.Context, stream *connect.BidiStream[apiv1.ReportRequest, apiv1.ReportResponse]) error {
 	s, id := a.s, peer(ctx)
-	launch := cluster.LaunchID(id.Launch)
-	rec, ok := s.o.Ledger.Launch(launch)
-	if !ok || rec.Run != id.Run {
-		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("report of %s: the run is not the admitted one of its launch", id))
+	rec, err := s.admitted(id)
+	if err != nil {
+		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("report of %s: %w", id, err))
 	}
-	s.o.Fleet.Admit(launch, rec.Run, rec.Epoch, rec.Nodes) // after a restart of the controller nobody joins again
-	s.o.Fleet.Connected(launch, id.Run, id.Rank)
-	defer s.o.Fleet.Disconnected(launch, id.Run, id.Rank)
+	s.o.Fleet.Admit(rec.ID, rec.Run, rec.Epoch, rec.Nodes) // after a restart of the controller nobody joins again
+	s.o.Fleet.Connected(rec.ID, id.Run, id.Rank)
+	defer s.o.Fleet.Disconnected(rec.ID, id.Run, id.Rank)
 	session := s.commands.open(id.Launch)
 	defer s.commands.close(id.Launch, session)
 	s.metrics.agents.Inc()
 	defer s.metrics.agents.Dec()
 
+	hangUp := callerOf(ctx).hangUp
 	group, ctx := errgroup.WithContext(ctx)
 	done := make(chan struct{})
 	group.Go(func() error {
 		defer close(done)
 		return s.receive(stream, session, rec, id)
 	})
-	group.Go(func() error { return s.transmit(ctx, stream, session, done) })
+	group.Go(func() error {
+		defer hangUp() // the receiving side must not wait for a word that may never come
+		return s.transmit(ctx, stream, session, done)
+	})
 	if err := group.Wait(); err != nil && !errors.Is(err, io.EOF) {
 		return answer(err)
 	}

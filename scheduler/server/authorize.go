@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -17,20 +18,29 @@ var (
 	errInvalid  = errors.New("invalid request")
 )
 
-type peerKey struct{}
+type callerKey struct{}
+
+// caller is who makes a call.
+type caller struct {
+	id     identity.ID // as the transport has proved it
+	hangUp func()      // ends the reading side of the call: a reader gets an error
+}
+
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
 
 // peer is who makes the call, as the transport has proved it.
-func peer(ctx context.Context) identity.ID {
-	id, _ := ctx.Value(peerKey{}).(identity.ID)
-	return id
-}
+func peer(ctx context.Context) identity.ID { return callerOf(ctx).id }
 
 // authorize lets a call through only if the caller's role may make it. who says who the caller is by the transport alone.
 func (s *Server) authorize(next http.Handler, who func(*http.Request) identity.ID) http.Handler {
 	refuse := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := who(r)
-		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, id)) // a copy
+		hangUp := func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(-time.Second)) }
+		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id, hangUp})) // a copy
 		if id.Role == identity.Nobody {
 			s.bound(w, r)
 		}
@@ -39,8 +49,7 @@ func (s *Server) authorize(next http.Handler, who func(*http.Request) identity.I
 			if id.Role == identity.Nobody {
 				code = connect.CodeUnauthenticated
 			}
-			s.metrics.refused.WithLabelValues(code.String()).Inc()
-			s.refusals.Warn().Str("peer", id.String()).Str("from", r.RemoteAddr).Str("call", clip(r.URL.Path)).Msg("call refused")
+			s.refuse(callRefused, code, nil, "peer", id.String(), "from", r.RemoteAddr, "call", r.URL.Path)
 			_ = refuse.Write(w, r, connect.NewError(code, err))
 			return
 		}
@@ -71,10 +80,14 @@ func answer(err error) error {
 		return err
 	case errors.Is(err, errNotFound), errors.Is(err, ledger.ErrNotFound):
 		return connect.NewError(connect.CodeNotFound, err)
-	case errors.Is(err, errInvalid):
+	case errors.Is(err, errInvalid), errors.Is(err, ledger.ErrInvalid):
 		return connect.NewError(connect.CodeInvalidArgument, err)
-	case errors.Is(err, cluster.ErrUnknown), errors.Is(err, ledger.ErrTermLost), errors.As(err, &held):
+	case errors.Is(err, ledger.ErrDamaged):
+		return connect.NewError(connect.CodeFailedPrecondition, err)
+	case errors.Is(err, cluster.ErrUnknown), errors.Is(err, ledger.ErrTermLost), errors.Is(err, ledger.ErrNoTerm), errors.As(err, &held):
 		return connect.NewError(connect.CodeUnavailable, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeDeadlineExceeded, err)
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, err)
 	}

@@ -43,7 +43,7 @@ func (g gatewayAPI) Renew(ctx context.Context, req *apiv1.RenewRequest) (*apiv1.
 func (e enrollAPI) Enroll(_ context.Context, req *apiv1.EnrollRequest) (*apiv1.EnrollResponse, error) {
 	now := time.Now()
 	if err := e.s.o.Tokens.CheckGateway(req.Token, req.Name, now); err != nil {
-		e.s.refuse("enroll refused", err, "gateway", req.Name)
+		e.s.refuse(enrollRefused, connect.CodeUnauthenticated, err, "gateway", req.Name)
 		return nil, connect.NewError(connect.CodeUnauthenticated, err)
 	}
 	leaf, err := e.s.o.CA.SignCSR(req.CsrDer, identity.ID{Role: identity.Gateway, Name: req.Name}, certificateTTL, now)

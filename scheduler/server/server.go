@@ -71,8 +71,8 @@ type Options struct {
 type Server struct {
 	o        Options
 	log      zerolog.Logger
-	refusals zerolog.Logger // of calls; the first few of each minute
-	patience time.Duration  // with callers that show no certificate
+	refusals map[refusal]zerolog.Logger // the first few of each minute
+	patience time.Duration              // with callers that show no certificate
 	commands *commands
 	gateways gatewayList
 	records  *records
@@ -102,7 +102,7 @@ func New(o Options) (*Server, error) {
 			}, []string{"code"}),
 		},
 	}
-	s.refusals = s.log.Sample(&zerolog.BurstSampler{Burst: refusalsPerMinute, Period: time.Minute})
+	s.refusals = refusalLogs(s.log)
 	o.Metrics.MustRegister(s.metrics.agents, s.metrics.refused)
 	return s, nil
 }

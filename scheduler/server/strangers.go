@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/rs/zerolog"
 )
 
 // Everybody who reaches the port may call before the controller knows anything of him. What strangers cost is bounded:
@@ -23,14 +24,32 @@ func (s *Server) bound(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.patience)) // a writer of a test may have none
 }
 
-// refuse counts and logs a token that is not good. More are pairs of a field's name and what the caller says of itself.
-func (s *Server) refuse(message string, err error, more ...string) {
-	s.metrics.refused.WithLabelValues(connect.CodeUnauthenticated.String()).Inc()
-	e := s.refusals.Warn().Err(err)
+// refusal is what somebody was not let in for. Each has its own few lines a minute, so that a flood of one hides no other.
+type refusal string
+
+const (
+	callRefused   refusal = "call refused"   // the caller's role may not make it
+	joinRefused   refusal = "join refused"   // the token is not good
+	enrollRefused refusal = "enroll refused" // the token is not good
+)
+
+func refusalLogs(log zerolog.Logger) map[refusal]zerolog.Logger {
+	logs := map[refusal]zerolog.Logger{}
+	for _, r := range []refusal{callRefused, joinRefused, enrollRefused} {
+		logs[r] = log.Sample(&zerolog.BurstSampler{Burst: refusalsPerMinute, Period: time.Minute})
+	}
+	return logs
+}
+
+// refuse counts and logs. More are pairs of a field's name and what the caller says of itself.
+func (s *Server) refuse(what refusal, code connect.Code, err error, more ...string) {
+	s.metrics.refused.WithLabelValues(code.String()).Inc()
+	log := s.refusals[what]
+	e := log.Warn().Err(err)
 	for i := 0; i+1 < len(more); i += 2 {
 		e = e.Str(more[i], clip(more[i+1]))
 	}
-	e.Msg(message)
+	e.Msg(string(what))
 }
 
 func clip(text string) string {

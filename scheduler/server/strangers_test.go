@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -28,7 +29,7 @@ func outside(t *testing.T) (s *Server, url string, log *bytes.Buffer) {
 	}
 	log = &bytes.Buffer{}
 	s = &Server{o: Options{Tokens: tokens}, commands: newCommands(), patience: strangerTime}
-	s.refusals = zerolog.New(zerolog.SyncWriter(log)).Sample(&zerolog.BurstSampler{Burst: refusalsPerMinute, Period: time.Minute})
+	s.refusals = refusalLogs(zerolog.New(zerolog.SyncWriter(log)))
 	s.metrics.refused = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "refused"}, []string{"code"})
 	srv := httptest.NewServer(s.Agents())
 	t.Cleanup(srv.Close)
@@ -108,5 +109,22 @@ func TestStrangersAreCutOff(t *testing.T) {
 		if _, err := io.Copy(io.Discard, conn); os.IsTimeout(err) {
 			t.Errorf("%s: the connection is still open", path)
 		}
+	}
+}
+
+// TestAFloodHidesNothing: after a thousand refused calls, a guessed token is still written down.
+func TestAFloodHidesNothing(t *testing.T) {
+	t.Parallel()
+	s, url, log := outside(t)
+	for range 1000 {
+		s.refuse(callRefused, connect.CodeUnauthenticated, nil, "call", "x")
+	}
+	resp, err := http.Post(url+apiv1.EnrollServiceEnrollProcedure, "application/json", strings.NewReader(`{"token":"pst-x","name":"gw"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if !strings.Contains(log.String(), string(enrollRefused)) {
+		t.Errorf("no trace in %s", log)
 	}
 }
