@@ -10,16 +10,20 @@ import (
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
 
-// renewPause is the least between two renewals, and between two attempts.
+// renewPause is how long to wait at most before the clock is looked at again, which may have been set meanwhile, and how
+// long between two attempts.
 const renewPause = time.Minute
 
 // renew keeps the certificate fresh until ctx ends: at a third of its life, again every minute while that fails.
 func (r *run) renew(ctx context.Context) {
-	for sleep(ctx, max(time.Until(r.adm.certs.RenewAt()), 0)) {
-		if err := r.renewOnce(ctx); err != nil && ctx.Err() == nil {
+	for {
+		wait := renewPause
+		if left := time.Until(r.adm.certs.RenewAt()); left > 0 {
+			wait = min(wait, left)
+		} else if err := r.renewOnce(ctx); err != nil && ctx.Err() == nil {
 			r.log.Warn().Err(err).Time("valid_until", r.adm.certs.Certificate().Leaf.NotAfter).Msg("certificate not renewed")
 		}
-		if !sleep(ctx, renewPause) {
+		if !sleep(ctx, wait) {
 			return
 		}
 	}
