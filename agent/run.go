@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -39,7 +37,8 @@ type run struct {
 	kind     spec.Engine
 	traits   spec.Traits
 	startAt  time.Time
-	dir      string // 0700, for sockets and files of this run; removed at the end
+	folder   *runDir
+	dir      string // of folder: 0700, for sockets and files of this run; removed at the end
 	address  string // of the data port
 	state    *state
 	port     *port
@@ -66,9 +65,10 @@ func (a *Agent) newRun(home *controller, adm *admission) (*run, error) {
 		cards: &cards{sampler: a.opts.Sampler, err: a.opts.SamplerErr, placed: adm.gpus, visible: valueOf(a.opts.Environ, "CUDA_VISIBLE_DEVICES")},
 	}
 	var err error
-	if r.dir, err = runDir(a.opts); err != nil {
+	if r.folder, err = claimDir(a.opts); err != nil {
 		return nil, err
 	}
+	r.dir = r.folder.path
 	if r.output, err = r.openOutput(); err != nil {
 		return nil, err
 	}
@@ -105,21 +105,6 @@ func (r *run) gangHandler() http.Handler {
 	return r.leader
 }
 
-// runDir makes a folder of its own for this run: short, since sockets lie in it, and the same for a run that starts again
-// after its agent was killed.
-func runDir(o Options) (string, error) {
-	sum := sha256.Sum256([]byte(o.Join.Launch + "\x00" + o.Run + "\x00" + strconv.Itoa(o.Rank)))
-	dir, err := identity.SocketDir(o.RuntimeDir, hex.EncodeToString(sum[:5]))
-	if err != nil {
-		return "", err
-	}
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
-	}
-	return dir, err
-}
-
 // openOutput prepares the log of the engine's output. It lies in the state folder; where that is not to be had on this node
 // the output is lost, and its last lines are not.
 func (r *run) openOutput() (*process.Rotating, error) {
@@ -135,7 +120,7 @@ func (r *run) openOutput() (*process.Rotating, error) {
 // tend is the whole life of the run: it starts everything, waits for the end, and ends everything.
 func (r *run) tend(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer os.RemoveAll(r.dir)
+	defer func() { _ = r.folder.remove() }() // what is left is tidied up by the next agent
 	listener, err := net.Listen("tcp", net.JoinHostPort(r.opts.ListenHost, "0"))
 	if err != nil {
 		cancel()
