@@ -11,7 +11,6 @@ import (
 // TestPortOfLastTime: a gateway comes back to its port; where somebody else has taken it, that is told, and the new one is
 // kept from then on.
 func TestPortOfLastTime(t *testing.T) {
-	t.Parallel()
 	file := filepath.Join(t.TempDir(), portFile)
 	open := func() (address, lost string) {
 		l, lost, err := listenAgain("127.0.0.1", "0", file)
@@ -49,7 +48,6 @@ func TestPortOfLastTime(t *testing.T) {
 }
 
 func TestPortOfNoName(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	l, lost, err := listenAgain("127.0.0.1", "0", ownPortFile(dir, ""))
 	if err != nil || lost != "" {

@@ -27,7 +27,6 @@ func resolveIn(t *testing.T, std IO, args ...string) (resolved, error) {
 }
 
 func TestStrongestSourceWins(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string) {
 		path := filepath.Join(dir, name)
@@ -80,7 +79,6 @@ func TestStrongestSourceWins(t *testing.T) {
 }
 
 func TestProjectFileMustBeOwn(t *testing.T) {
-	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		root  bool

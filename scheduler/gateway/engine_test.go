@@ -326,7 +326,7 @@ func (e *fakeEngine) waitCanceled(t *testing.T) string {
 	select {
 	case id := <-e.canceled:
 		return id
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the engine never saw its client go")
 		return ""
 	}
