@@ -232,7 +232,7 @@ func (s *Server) transmit(ctx context.Context, stream *connect.BidiStream[apiv1.
 		case <-ctx.Done():
 			return nil
 		case <-s.closing:
-			return connect.NewError(connect.CodeUnavailable, errors.New("the controller shuts down"))
+			return errClosing
 		}
 	}
 }

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"time"
-
-	"connectrpc.com/connect"
 
 	"github.com/penstock/penstock/jobspecs"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
@@ -15,51 +12,55 @@ import (
 	"github.com/penstock/penstock/scheduler/ledger"
 )
 
-// Scale overrides counts until a file changes them.
+// Scale overrides counts until a file changes them: all of them or, where one is not possible, none.
 func (c controlAPI) Scale(ctx context.Context, req *apiv1.ScaleRequest) (*apiv1.ScaleResponse, error) {
 	d, err := c.s.deployment(req.Deployment)
+	if err == nil {
+		err = checkScale(d, req.Roles)
+	}
 	if err != nil {
 		return nil, answer(err)
 	}
-	roles := make([]string, 0, len(req.Roles))
-	for role := range req.Roles {
-		if _, ok := d.Spec.Roles[jobspecs.RoleKind(role)]; !ok {
-			return nil, answer(fmt.Errorf("%s has no role %s: %w", d.Name, role, errInvalid))
+	for _, role := range jobspecs.RoleKinds {
+		n, asked := req.Roles[string(role)]
+		if !asked {
+			continue
 		}
-		roles = append(roles, role)
-	}
-	sort.Strings(roles)
-	for _, role := range roles {
-		n := int(req.Roles[role])
-		if err := c.s.o.Ledger.SetScale(d.Name, jobspecs.RoleKind(role), n); err != nil {
-			if errors.Is(err, ledger.ErrInvalid) {
-				return nil, connect.NewError(connect.CodeInvalidArgument, err)
-			}
+		if err := c.s.o.Ledger.SetScale(d.Name, role, int(n)); err != nil {
 			return nil, answer(err)
 		}
-		c.s.note("scaled", d.Name, "", fmt.Sprintf("%s: %d wanted, was %d", role, n, d.Wanted(jobspecs.RoleKind(role))))
+		if was := d.Wanted(role); was != int(n) {
+			c.s.note("scaled", d.Name, "", fmt.Sprintf("%s: %d wanted, was %d", role, n, was))
+		}
 	}
 	actions, _ := c.s.o.Loop.DryRun(ctx, nil)
 	c.s.o.Loop.Wake()
 	return &apiv1.ScaleResponse{Deployment: d.Name, Actions: wireActions(actions, d.Name)}, nil
 }
 
+// checkScale refuses counts that the ledger would refuse, before any of them is changed.
+func checkScale(d ledger.Deployment, roles map[string]uint32) error {
+	if d.Damaged != "" {
+		return fmt.Errorf("scale deployment %s: %w: %s; apply its file again", d.Name, ledger.ErrDamaged, d.Damaged)
+	}
+	for name, n := range roles {
+		switch role, ok := d.Spec.Roles[jobspecs.RoleKind(name)]; {
+		case !ok:
+			return fmt.Errorf("%s has no role %s: %w", d.Name, name, errInvalid)
+		case int(n) < role.Min:
+			return fmt.Errorf("%s: %d %s replicas are less than its min %d: %w", d.Name, n, name, role.Min, errInvalid)
+		case role.Max > 0 && int(n) > role.Max:
+			return fmt.Errorf("%s: %d %s replicas are more than its max %d: %w", d.Name, n, name, role.Max, errInvalid)
+		}
+	}
+	return nil
+}
+
 // DrainReplica marks launches as draining; the loop and their agents do the rest.
 func (c controlAPI) DrainReplica(_ context.Context, req *apiv1.DrainReplicaRequest) (*apiv1.DrainReplicaResponse, error) {
-	var targets []cluster.Launch
-	if req.Node != "" {
-		targets = c.s.onNode(req.Node)
-		if len(targets) == 0 {
-			return nil, answer(fmt.Errorf("no replica runs on node %q; `penstock nodes` lists them: %w", req.Node, errNotFound))
-		}
-	} else {
-		d, err := c.s.deployment(req.Deployment)
-		if err == nil {
-			targets, err = c.s.launches(d, req.Replica, false)
-		}
-		if err != nil {
-			return nil, answer(err)
-		}
+	targets, err := c.s.drainTargets(req)
+	if err != nil {
+		return nil, answer(err)
 	}
 	resp := &apiv1.DrainReplicaResponse{}
 	for _, l := range targets {
@@ -72,21 +73,44 @@ func (c controlAPI) DrainReplica(_ context.Context, req *apiv1.DrainReplicaReque
 	return resp, nil
 }
 
+// drainTargets are the launches that a request means; never none.
+func (s *Server) drainTargets(req *apiv1.DrainReplicaRequest) ([]cluster.Launch, error) {
+	if req.Node != "" {
+		found := s.onNode(req.Node)
+		if len(found) == 0 {
+			return nil, fmt.Errorf("no replica runs on node %q; `penstock nodes` lists them: %w", req.Node, errNotFound)
+		}
+		return found, nil
+	}
+	d, err := s.deployment(req.Deployment)
+	if err != nil {
+		return nil, err
+	}
+	if req.Replica == "" {
+		return nil, fmt.Errorf("drain of %s: which replica? `penstock status %s` lists them: %w", d.Name, d.Name, errInvalid)
+	}
+	return s.launches(d, req.Replica, false)
+}
+
+// drain notes that a launch is to end, the deployment's own deadline or the given one. On a launch that drains already a
+// given deadline can only come sooner.
 func (s *Server) drain(l cluster.Launch, deadline time.Duration) error {
-	if deadline <= 0 {
+	asked := deadline > 0
+	if !asked {
 		d, err := s.o.Ledger.Revision(l.Deployment, l.Revision)
 		if err != nil {
 			return err
 		}
 		deadline = time.Duration(d.Serving.DrainTimeout)
 	}
+	by, changed := time.Now().Add(deadline), false
 	err := s.o.Ledger.UpdateLaunch(l.ID, func(l *cluster.Launch) error {
-		if l.Phase != cluster.Draining {
-			l.Phase, l.DrainReason, l.DrainBy = cluster.Draining, "asked for by `penstock drain`", time.Now().Add(deadline)
+		if changed = l.Phase != cluster.Draining || asked && by.Before(l.DrainBy); changed {
+			l.Phase, l.DrainReason, l.DrainBy = cluster.Draining, "asked for by `penstock drain`", by
 		}
 		return nil
 	})
-	if err == nil {
+	if err == nil && changed {
 		s.event("drain", l, fmt.Sprintf("asked for; streams may finish for %s", deadline))
 	}
 	return err
@@ -107,7 +131,7 @@ func (s *Server) onNode(node string) (out []cluster.Launch) {
 	return out
 }
 
-// StopDeployment makes nothing wanted.
+// StopDeployment makes nothing wanted. One deployment that cannot be stopped does not keep the others.
 func (c controlAPI) StopDeployment(_ context.Context, req *apiv1.StopDeploymentRequest) (*apiv1.StopDeploymentResponse, error) {
 	targets := c.s.o.Ledger.Deployments()
 	if !req.All {
@@ -118,20 +142,29 @@ func (c controlAPI) StopDeployment(_ context.Context, req *apiv1.StopDeploymentR
 		targets = []ledger.Deployment{d}
 	}
 	resp := &apiv1.StopDeploymentResponse{}
+	var errs []error
 	for _, d := range targets {
-		if err := c.s.o.Ledger.SetStopped(d.Name, true); err != nil {
-			return resp, answer(err)
+		if err := c.s.stop(d, req.Now); err != nil {
+			errs = append(errs, err)
+			continue
 		}
-		if req.Now {
-			if err := c.s.cut(d.Name); err != nil {
-				return resp, answer(err)
-			}
-		}
-		c.s.note("stopped", d.Name, "", "asked for by `penstock stop`")
 		resp.Deployments = append(resp.Deployments, d.Name)
 	}
 	c.s.o.Loop.Wake()
-	return resp, nil
+	return resp, answer(errors.Join(errs...))
+}
+
+func (s *Server) stop(d ledger.Deployment, now bool) error {
+	if err := s.o.Ledger.SetStopped(d.Name, true); err != nil {
+		return err
+	}
+	if !d.Stopped {
+		s.note("stopped", d.Name, "", "asked for by `penstock stop`")
+	}
+	if now {
+		return s.cut(d.Name)
+	}
+	return nil
 }
 
 // cut lets every drain of a deployment end now.

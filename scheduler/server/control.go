@@ -5,21 +5,29 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/identity"
 	"github.com/penstock/penstock/scheduler/keys"
 )
 
 // controlAPI implements ControlService. Its methods are spread over control.go, status.go and nodes.go.
 type controlAPI struct{ s *Server }
 
-// Endpoint says where clients go.
+// Endpoint says where clients go: to the gateway of this process, else to one that watches.
 func (c controlAPI) Endpoint(context.Context, *apiv1.EndpointRequest) (*apiv1.EndpointResponse, error) {
 	resp := c.s.o.Endpoint()
+	if resp.Url == "" {
+		resp.Url = c.s.gateways.url(time.Now())
+		if strings.HasPrefix(resp.Url, "https://") {
+			resp.CaFile = c.s.o.CA.File()
+		}
+	}
 	for _, d := range c.s.o.Ledger.Deployments() {
 		if d.Damaged != "" || d.Stopped {
 			continue
@@ -92,6 +100,9 @@ func (c controlAPI) Version(context.Context, *apiv1.VersionRequest) (*apiv1.Vers
 
 // GatewayToken makes a join token for another gateway.
 func (c controlAPI) GatewayToken(_ context.Context, req *apiv1.GatewayTokenRequest) (*apiv1.GatewayTokenResponse, error) {
+	if err := (identity.ID{Role: identity.Gateway, Name: req.Name}).Validate(); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
 	ttl := req.GetTtl().AsDuration()
 	if ttl <= 0 {
 		ttl = time.Hour

@@ -6,6 +6,7 @@ import (
 	"connectrpc.com/connect"
 
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/ledger"
 )
 
 // Events sends what happened, and with follow what happens.
@@ -18,27 +19,27 @@ func (c controlAPI) Events(ctx context.Context, req *apiv1.EventsRequest, stream
 		}
 		name = d.Name
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer c.s.untilClosing(ctx, cancel)()
-	past, next := c.s.o.Ledger.Subscribe(ctx, 0)
-	for _, e := range lastOf(past, name, int(req.Tail)) {
-		if err := stream.Send(&apiv1.EventsResponse{Event: e}); err != nil {
-			return err
+	return c.s.follow(ctx, func(ctx context.Context) error {
+		past, next := c.s.o.Ledger.Subscribe(ctx, 0)
+		for _, e := range lastOf(past, name, int(req.Tail)) {
+			if err := stream.Send(&apiv1.EventsResponse{Event: e}); err != nil {
+				return err
+			}
 		}
-	}
-	if !req.Follow {
+		for req.Follow {
+			e, ok := <-next
+			if !ok {
+				break
+			}
+			if name != "" && e.Deployment != name && e.Kind != ledger.KindDropped {
+				continue
+			}
+			if err := stream.Send(&apiv1.EventsResponse{Event: e}); err != nil {
+				return err
+			}
+		}
 		return nil
-	}
-	for e := range next {
-		if name != "" && e.Deployment != name {
-			continue
-		}
-		if err := stream.Send(&apiv1.EventsResponse{Event: e}); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 func lastOf(past []*apiv1.Event, deployment string, tail int) (out []*apiv1.Event) {

@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,17 +22,17 @@ type (
 
 // Watch sends the view of the fleet: the whole of it, then changes.
 func (g gatewayAPI) Watch(ctx context.Context, req *apiv1.WatchRequest, stream *connect.ServerStream[apiv1.WatchResponse]) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	g.s.gateways.up(req.Gateway, req.Url)
-	defer g.s.gateways.down(req.Gateway)
-	stop := g.s.untilClosing(ctx, cancel)
-	defer stop()
-	return answer(g.s.o.Publisher.Watch(ctx, stream.Send))
+	name := peer(ctx).Name // what it says of itself counts for nothing
+	g.s.gateways.up(name, clip(req.Url))
+	defer g.s.gateways.down(name)
+	return g.s.follow(ctx, func(ctx context.Context) error { return g.s.o.Publisher.Watch(ctx, stream.Send) })
 }
 
 // Record takes finished requests.
-func (g gatewayAPI) Record(_ context.Context, req *apiv1.RecordRequest) (*apiv1.RecordResponse, error) {
+func (g gatewayAPI) Record(ctx context.Context, req *apiv1.RecordRequest) (*apiv1.RecordResponse, error) {
+	for _, rec := range req.Records {
+		rec.Gateway = peer(ctx).Name
+	}
 	return &apiv1.RecordResponse{}, answer(g.s.Record(req.Records))
 }
 
@@ -86,7 +88,7 @@ func (l *gatewayList) down(name string) {
 	l.byID[name].seenAt = time.Now()
 }
 
-// list drops gateways that have been gone for an hour.
+// list names the gateways, by name, and drops those that have been gone for an hour.
 func (l *gatewayList) list(now time.Time) (out []*gatewayInfo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,7 +101,18 @@ func (l *gatewayList) list(now time.Time) (out []*gatewayInfo) {
 			delete(l.byID, name)
 		}
 	}
+	slices.SortFunc(out, func(a, b *gatewayInfo) int { return strings.Compare(a.name, b.name) })
 	return out
+}
+
+// url is where clients reach a gateway that watches now; empty = there is none.
+func (l *gatewayList) url(now time.Time) string {
+	for _, g := range l.list(now) {
+		if g.seenAt.Equal(now) {
+			return g.url
+		}
+	}
+	return ""
 }
 
 type gatewayInfo struct {

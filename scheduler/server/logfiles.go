@@ -22,19 +22,18 @@ func (c controlAPI) Logs(ctx context.Context, req *apiv1.LogsRequest, stream *co
 	if _, err := c.s.logFiles(d, req); err != nil {
 		return answer(err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer c.s.untilClosing(ctx, cancel)()
 	files := func() []logFile {
 		list, _ := c.s.logFiles(d, req)
 		return list
 	}
-	return answer(readLogs(ctx, files, int(req.Tail), req.Follow, func(l logLine) error {
-		return stream.Send(&apiv1.LogsResponse{Replica: l.replica, NodeRank: uint32(l.rank), Line: l.text})
-	}))
+	return c.s.follow(ctx, func(ctx context.Context) error {
+		return readLogs(ctx, files, int(req.Tail), req.Follow, func(l logLine) error {
+			return stream.Send(&apiv1.LogsResponse{Replica: l.replica, NodeRank: uint32(l.rank), Line: l.text})
+		})
+	})
 }
 
-// logFiles are the files that a request means: of the live launches, else (or with previous) of the last that ended.
+// logFiles are the files that a request means.
 func (s *Server) logFiles(d ledger.Deployment, req *apiv1.LogsRequest) ([]logFile, error) {
 	found, err := s.launches(d, req.Replica, true)
 	if err != nil {
@@ -55,7 +54,8 @@ func (s *Server) logFiles(d ledger.Deployment, req *apiv1.LogsRequest) ([]logFil
 	return out, nil
 }
 
-// pickLaunches takes of each replica the newest launch, or the one before it.
+// pickLaunches takes of each replica the newest launch and older ones that still drain, or (previous) the one before the
+// newest.
 func pickLaunches(all []cluster.Launch, previous bool) (out []cluster.Launch) {
 	byReplica := map[string][]cluster.Launch{}
 	var order []string
@@ -68,12 +68,17 @@ func pickLaunches(all []cluster.Launch, previous bool) (out []cluster.Launch) {
 	}
 	sort.Strings(order)
 	for _, name := range order {
-		list := byReplica[name]
-		if i := len(list) - 1; !previous {
-			out = append(out, list[i])
-		} else if i > 0 {
-			out = append(out, list[i-1])
+		older, newest := byReplica[name][:len(byReplica[name])-1], byReplica[name][len(byReplica[name])-1]
+		if previous {
+			out = append(out, older[max(0, len(older)-1):]...)
+			continue
 		}
+		for _, l := range older {
+			if l.Phase != cluster.Ended {
+				out = append(out, l)
+			}
+		}
+		out = append(out, newest)
 	}
 	return out
 }

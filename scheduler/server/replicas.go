@@ -73,7 +73,7 @@ func (in statusInput) replica(l cluster.Launch) *apiv1.ReplicaStatus {
 		r.Gpus = append(r.Gpus, p.GPUs...)
 	}
 	seen, known := in.fleet.Replicas[l.ID]
-	r.State, r.Reason = in.replicaState(l, seen, known)
+	r.State, r.Reason = in.replicaState(l, seen)
 	if known {
 		in.addSeen(r, seen)
 	}
@@ -84,7 +84,7 @@ func (in statusInput) replica(l cluster.Launch) *apiv1.ReplicaStatus {
 }
 
 // replicaState is one word and its reason. A replica whose agents have been silent is unknown, whatever was known before.
-func (in statusInput) replicaState(l cluster.Launch, r fleet.Replica, known bool) (state, reason string) {
+func (in statusInput) replicaState(l cluster.Launch, r fleet.Replica) (state, reason string) {
 	h := r.Health()
 	switch {
 	case l.Phase == cluster.Ended && l.Failed:
@@ -95,9 +95,13 @@ func (in statusInput) replicaState(l cluster.Launch, r fleet.Replica, known bool
 		return "draining", l.DrainReason
 	case l.Phase == cluster.Intended:
 		return "submitting", in.waitOf(l)
-	case !known || h == nil:
+	case h == nil && l.Run == "":
 		return "pending", in.waitOf(l)
-	case !in.fleet.Fresh(r) && !r.SeenAt.IsZero() && len(r.Ranks) == r.Nodes:
+	case h == nil && in.fleet.At.Sub(l.AdmittedAt) <= in.fleet.StaleAfter:
+		return "joining", "its agent has joined and not reported yet"
+	case h == nil:
+		return "unknown", "its agent has not reported since the controller started"
+	case in.fleet.At.Sub(r.SeenAt) > in.fleet.StaleAfter:
 		return "unknown", fmt.Sprintf("its agent has not been heard of for %s", in.fleet.At.Sub(r.SeenAt).Round(time.Second))
 	}
 	switch r.Phase {

@@ -110,8 +110,10 @@ func New(o Options) (*Server, error) {
 // Close ends all open streams. It may be called twice.
 func (s *Server) Close() { s.once.Do(func() { close(s.closing) }) }
 
-// untilClosing cancels a stream's context when the server closes. The stream's owner calls the function that it returns.
-func (s *Server) untilClosing(ctx context.Context, cancel context.CancelFunc) (stop func()) {
+// follow runs a stream until it ends by itself, its caller goes or the server closes. The caller is told of the latter: it
+// would take a plain end for the end of what it follows.
+func (s *Server) follow(ctx context.Context, stream func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -121,11 +123,21 @@ func (s *Server) untilClosing(ctx context.Context, cancel context.CancelFunc) (s
 		case <-ctx.Done():
 		}
 	}()
-	return func() {
-		cancel()
-		<-done
+	err := stream(ctx)
+	cut := ctx.Err() != nil
+	cancel()
+	<-done
+	select {
+	case <-s.closing:
+		if cut {
+			return errClosing
+		}
+	default:
 	}
+	return answer(err)
 }
+
+var errClosing = connect.NewError(connect.CodeUnavailable, errors.New("the controller shuts down"))
 
 // maxMessage bounds one message from outside: a full state with a large range of block events fits.
 const maxMessage = 16 << 20

@@ -24,7 +24,7 @@ func (c controlAPI) Status(_ context.Context, req *apiv1.StatusRequest) (*apiv1.
 		}
 		deployments = []ledger.Deployment{d}
 	}
-	in := statusInput{launches: s.o.Ledger.Launches(), fleet: s.o.Fleet.Snapshot(now), waits: s.o.Loop.Last()}
+	in := statusInput{launches: s.o.Ledger.Launches(), fleet: s.o.Fleet.Snapshot(now), waits: s.o.Loop.Last(), revision: s.o.Ledger.Revision}
 	resp := &apiv1.StatusResponse{Term: s.o.Ledger.Term(), At: timestamppb.New(now), Warnings: s.warnings()}
 	for _, d := range deployments {
 		resp.Deployments = append(resp.Deployments, in.deployment(d))
@@ -40,6 +40,9 @@ func (c controlAPI) Status(_ context.Context, req *apiv1.StatusRequest) (*apiv1.
 func (s *Server) warnings() (out []string) {
 	for _, p := range s.o.Ledger.Problems() {
 		out = append(out, fmt.Sprintf("%s cannot be read: %v", p.Path, p.Err))
+	}
+	for _, b := range s.o.Keys.Broken() {
+		out = append(out, "a key does not work: "+b)
 	}
 	if n := s.o.Ledger.EventsLost(); n > 0 {
 		out = append(out, fmt.Sprintf("%d events could not be written; is the disk full?", n))

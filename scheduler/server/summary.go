@@ -16,6 +16,7 @@ type statusInput struct {
 	launches []cluster.Launch
 	fleet    fleet.Snapshot
 	waits    []plan.Action
+	revision func(deployment string, n int) (jobspecs.Deployment, error) // what launches of older revisions run
 }
 
 func (in statusInput) deployment(d ledger.Deployment) *apiv1.DeploymentStatus {
@@ -23,11 +24,11 @@ func (in statusInput) deployment(d ledger.Deployment) *apiv1.DeploymentStatus {
 		Name: d.Name, Revision: uint32(d.Revision), Model: d.Spec.Model.ServedName, Engine: string(d.Spec.Engine.Kind),
 		Cluster: string(d.Spec.Cluster), RolledBackFrom: uint32(d.RolledBackFrom),
 	}
+	st.Replicas = in.replicas(d)
 	if d.Damaged != "" {
 		st.State, st.Reason = "unknown", d.Damaged
 		return st
 	}
-	st.Replicas = in.replicas(d)
 	for _, role := range jobspecs.RoleKinds {
 		if _, ok := d.Spec.Roles[role]; ok {
 			_, scaled := d.Scale[role]
@@ -49,6 +50,8 @@ func roleStatus(role jobspecs.RoleKind, wanted int, scaled bool, reps []*apiv1.R
 			rs.Ready++
 		case "draining":
 			rs.Draining++
+		case "unknown":
+			rs.Unknown++
 		case "failed", "ended":
 		default:
 			rs.Starting++
@@ -59,37 +62,56 @@ func roleStatus(role jobspecs.RoleKind, wanted int, scaled bool, reps []*apiv1.R
 
 // summary is the deployment's state in one word and, where it is not ready, why.
 func (in statusInput) summary(d ledger.Deployment, st *apiv1.DeploymentStatus) (state, reason string) {
-	var wanted, ready, live, failing uint32
+	var wanted, ready, unknown, failing uint32
 	for _, r := range st.Roles {
 		wanted += r.Wanted
 		ready += min(r.Ready, r.Wanted)
+		unknown += r.Unknown
 	}
 	for _, r := range st.Replicas {
-		if r.State != "ended" && r.State != "failed" {
-			live++
-		}
 		failing = max(failing, r.Failures)
 	}
-	wait := in.waitFor(d.Name)
+	live, wait := in.live(d.Name), in.waitFor(d.Name)
 	switch {
 	case d.Stopped && live == 0:
 		return "stopped", ""
 	case d.Stopped:
-		return "stopping", fmt.Sprintf("%d replicas are still ending", live)
+		return "stopping", fmt.Sprintf("%s still ending", countOf(live, "replica is", "replicas are"))
 	case wanted == 0 && live == 0:
 		return "ready", "scaled to zero"
+	case wanted == 0:
+		return "ready", fmt.Sprintf("scaled to zero; %s still ending", countOf(live, "replica is", "replicas are"))
+	case ready == wanted && in.outdated(d):
+		return "updating", orReason(wait, fmt.Sprintf("replicas move to revision %d", d.Revision))
 	case ready == wanted && d.RolledBackFrom > 0:
 		return "ready", fmt.Sprintf("revision %d was rolled back: %s", d.RolledBackFrom, d.RollbackReason)
-	case ready == wanted && in.mixedRevisions(d):
-		return "updating", orReason(wait, fmt.Sprintf("replicas move to revision %d", d.Revision))
 	case ready == wanted:
 		return "ready", ""
 	case ready > 0:
-		return "degraded", orReason(wait, fmt.Sprintf("%d of %d replicas are ready", ready, wanted))
+		return "degraded", orReason(wait, fmt.Sprintf("%d of %s ready", ready, countOf(int(wanted), "replica is", "replicas are")))
+	case unknown > 0:
+		return "unknown", orReason(wait, fmt.Sprintf("nothing is known of %s", countOf(int(unknown), "replica", "replicas")))
 	case failing >= failuresToFail:
 		return "failed", orReason(wait, fmt.Sprintf("%d starts failed one after the other", failing))
 	}
 	return "starting", orReason(wait, fmt.Sprintf("no replica is ready yet, %d wanted", wanted))
+}
+
+func countOf(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
+// live counts launches that have not ended, whatever their agents say.
+func (in statusInput) live(deployment string) (n int) {
+	for _, l := range in.launches {
+		if l.Deployment == deployment && l.Phase != cluster.Ended {
+			n++
+		}
+	}
+	return n
 }
 
 // failuresToFail is how often in a row a deployment without a ready replica fails before it is called failed. It is tried
@@ -103,9 +125,22 @@ func orReason(reason, otherwise string) string {
 	return otherwise
 }
 
-func (in statusInput) mixedRevisions(d ledger.Deployment) bool {
-	for _, w := range in.waits {
-		if w.Deployment == d.Name && (w.Cause == plan.Rollout || w.Verb == plan.Start && w.Revision == d.Revision) {
+// outdated tells whether replicas serve that the current revision asks to be replaced. It does not ask the planner, whose
+// last word may be older than the revision.
+func (in statusInput) outdated(d ledger.Deployment) bool {
+	type key struct {
+		revision int
+		role     jobspecs.RoleKind
+	}
+	seen := map[key]bool{}
+	for _, l := range in.launches {
+		k := key{l.Revision, l.Role}
+		if l.Deployment != d.Name || l.Revision == d.Revision || l.Phase == cluster.Draining || l.Phase == cluster.Ended || seen[k] {
+			continue
+		}
+		seen[k] = true
+		old, err := in.revision(d.Name, l.Revision)
+		if err != nil || plan.ReplicaHash(old, l.Role) != plan.ReplicaHash(d.Spec, l.Role) {
 			return true
 		}
 	}

@@ -3909,7 +3909,7 @@ type DeploymentStatus struct {
 	Engine         string                 `protobuf:"bytes,3,opt,name=engine,proto3" json:"engine,omitempty"`
 	Cluster        string                 `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Revision       uint32                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	State          string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // ready, degraded, starting, stopping, stopped, failed
+	State          string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // ready, updating, degraded, starting, stopping, stopped, failed, unknown
 	Reason         string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	Roles          []*RoleStatus          `protobuf:"bytes,8,rep,name=roles,proto3" json:"roles,omitempty"`
 	Replicas       []*ReplicaStatus       `protobuf:"bytes,9,rep,name=replicas,proto3" json:"replicas,omitempty"`
@@ -4025,7 +4025,8 @@ type RoleStatus struct {
 	Ready         uint32                 `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`
 	Starting      uint32                 `protobuf:"varint,4,opt,name=starting,proto3" json:"starting,omitempty"`
 	Draining      uint32                 `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
-	Scaled        bool                   `protobuf:"varint,6,opt,name=scaled,proto3" json:"scaled,omitempty"` // wanted comes from `scale`, not from the file
+	Scaled        bool                   `protobuf:"varint,6,opt,name=scaled,proto3" json:"scaled,omitempty"`   // wanted comes from `scale`, not from the file
+	Unknown       uint32                 `protobuf:"varint,7,opt,name=unknown,proto3" json:"unknown,omitempty"` // replicas that nothing is heard of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4100,6 +4101,13 @@ func (x *RoleStatus) GetScaled() bool {
 		return x.Scaled
 	}
 	return false
+}
+
+func (x *RoleStatus) GetUnknown() uint32 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
 }
 
 type ReplicaStatus struct {
@@ -6213,7 +6221,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x05roles\x18\b \x03(\v2\x17.penstock.v1.RoleStatusR\x05roles\x126\n" +
 	"\breplicas\x18\t \x03(\v2\x1a.penstock.v1.ReplicaStatusR\breplicas\x12(\n" +
 	"\x10rolled_back_from\x18\n" +
-	" \x01(\rR\x0erolledBackFrom\"\x9e\x01\n" +
+	" \x01(\rR\x0erolledBackFrom\"\xb8\x01\n" +
 	"\n" +
 	"RoleStatus\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x16\n" +
@@ -6221,7 +6229,8 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x05ready\x18\x03 \x01(\rR\x05ready\x12\x1a\n" +
 	"\bstarting\x18\x04 \x01(\rR\bstarting\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\rR\bdraining\x12\x16\n" +
-	"\x06scaled\x18\x06 \x01(\bR\x06scaled\"\xd6\x05\n" +
+	"\x06scaled\x18\x06 \x01(\bR\x06scaled\x12\x18\n" +
+	"\aunknown\x18\a \x01(\rR\aunknown\"\xd6\x05\n" +
 	"\rReplicaStatus\x12\x16\n" +
 	"\x06launch\x18\x01 \x01(\tR\x06launch\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
