@@ -17,7 +17,7 @@ import (
 // engineHost stands in requests to the engine, wherever it listens.
 const engineHost = "engine"
 
-// writeLimit is how long a gateway may take to accept one piece of an answer.
+// writeLimit is how long a gateway may take to accept one piece of an answer; it is cut off after at least half of that.
 const writeLimit = time.Minute
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
@@ -106,11 +106,16 @@ func (p *port) pass(w http.ResponseWriter, resp *http.Response) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	stream := resp.ContentLength < 0
+	var till time.Time // the write deadline
 	for {
 		n, err := resp.Body.Read(buf[:])
 		if n > 0 {
 			p.moved.Add(uint64(n))
-			_ = control.SetWriteDeadline(time.Now().Add(writeLimit))
+			// Moving the deadline costs a good part of a write, so it is moved when half of it has passed.
+			if now := time.Now(); till.Sub(now) < writeLimit/2 {
+				till = now.Add(writeLimit)
+				_ = control.SetWriteDeadline(till)
+			}
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
 			}

@@ -135,6 +135,9 @@ type remoteGateway struct {
 	holder  *identity.Holder
 	pool    *x509.CertPool
 	gateway *gateway.Gateway
+
+	recorder apiv1.GatewayServiceClient // for records; nil = not connected
+	hangUp   func()                     // ends recorder
 }
 
 func runGateway(ctx context.Context, inv *invocation, name string) error {
@@ -142,7 +145,7 @@ func runGateway(ctx context.Context, inv *invocation, name string) error {
 	if err != nil {
 		return fmt.Errorf("find this host's name: %w", err)
 	}
-	g := &remoteGateway{inv: inv, state: inv.set.get("stateDir"), name: orDefault(name, fmt.Sprintf("%s-%d", host, os.Getpid()))}
+	g := &remoteGateway{inv: inv, hangUp: func() {}, state: inv.set.get("stateDir"), name: orDefault(name, fmt.Sprintf("%s-%d", host, os.Getpid()))}
 	if g.log, err = inv.logger(); err != nil {
 		return err
 	}
@@ -284,14 +287,25 @@ func (g *remoteGateway) watchOnce(ctx context.Context) error {
 	return stream.Err()
 }
 
-// record hands finished requests to the controller.
+// record hands finished requests to the controller, over a connection that is kept: a busy gateway does so many times a
+// second. One that has ended says nothing of the controller, which may be elsewhere by now. It is for one goroutine.
 func (g *remoteGateway) record(ctx context.Context, records []*apiv1.RequestRecord) error {
+	req := &apiv1.RecordRequest{Gateway: g.name, Records: records}
+	if g.recorder != nil {
+		_, err := g.recorder.Record(ctx, req)
+		if err == nil {
+			return nil
+		}
+		g.hangUp()
+	}
 	client, done, err := g.dial(g.holder.Certificate)
 	if err != nil {
 		return err
 	}
-	defer done()
-	_, err = apiv1.NewGatewayServiceClient(client.http, client.url).Record(ctx, &apiv1.RecordRequest{Gateway: g.name, Records: records})
+	g.recorder, g.hangUp = apiv1.NewGatewayServiceClient(client.http, client.url), func() { done(); g.recorder = nil }
+	if _, err = g.recorder.Record(ctx, req); err != nil {
+		g.hangUp()
+	}
 	return err
 }
 
