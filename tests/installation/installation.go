@@ -23,6 +23,8 @@ type Installation struct {
 	Dir    string // short: unix sockets lie under it
 	Binary string
 	Extra  []string // further environment of every command
+	// As is the user that runs every command; nil = who runs the test. Only root can choose another one.
+	As *syscall.Credential
 }
 
 // Env is what every command runs in. Nothing of it leads out of Dir.
@@ -45,6 +47,9 @@ func (s *Installation) State() string { return filepath.Join(s.Dir, "state") }
 func (s *Installation) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.Binary, args...)
 	cmd.Env, cmd.Dir = s.Env(), s.Dir
+	if s.As != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.As}
+	}
 	return cmd
 }
 
