@@ -1,0 +1,293 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/tests/installation"
+)
+
+// world is one installation with one deployment, and what a test has seen of it.
+type world struct {
+	*installation.Installation
+	t        *testing.T
+	ctx      context.Context
+	client   *installation.Client // of the controller's own gateway
+	prompts  *catalog
+	streams  []*traffic
+	gateways []*gateway
+	sockets  map[string]string // listening TCP sockets seen so far: inode -> who
+	engines  map[string]engine // of the deployment, by launch, as they were before the traffic
+}
+
+// patience bounds each test.
+const patience = 4 * time.Minute
+
+// setup makes an installation. Nothing runs in it.
+func setup(t *testing.T) *world {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return &world{Installation: installation.ForTest(t), t: t, ctx: ctx, prompts: prompts(t), sockets: map[string]string{}}
+}
+
+// start makes an installation whose deployment is ready.
+func start(t *testing.T, file string) *world {
+	t.Helper()
+	w := setup(t)
+	w.serve()
+	w.deploy("web", file)
+	w.connect()
+	return w
+}
+
+// deployment is the file of most tests: two replicas of one engine that gives about 90 tokens a second.
+func deployment(more ...string) string {
+	return fmt.Sprintf(`apiVersion: penstock/v1
+name: web
+model: {id: %s}
+engine: {kind: sim, args: [--speedup, "0.5"]}
+roles: {mixed: {replicas: 2, gpus: 1}}
+local: {nodes: [{name: a, gpus: 4}, {name: b, gpus: 4}]}
+%s
+`, model, strings.Join(more, "\n"))
+}
+
+func (w *world) must(args ...string) string {
+	w.t.Helper()
+	return w.MustRun(w.ctx, w.t, args...)
+}
+
+func (w *world) serve(args ...string) {
+	w.t.Helper()
+	w.must(append([]string{"serve", "--detach"}, args...)...)
+}
+
+func (w *world) deploy(name, file string) {
+	w.t.Helper()
+	w.must("run", "--timeout", "60s", w.file(name, file))
+}
+
+func (w *world) file(name, text string) string {
+	w.t.Helper()
+	path, err := w.Write(name+".yaml", text)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+func (w *world) connect() {
+	w.t.Helper()
+	var err error
+	if w.client, err = w.Connect(w.ctx, "tests"); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// traffic starts steady traffic through a gateway and waits until its streams are in the middle.
+func (w *world) traffic(client *installation.Client) *traffic {
+	w.t.Helper()
+	w.engines = w.survey("web")
+	tr := begin(w.ctx, w.t, client, w.prompts)
+	w.streams = append(w.streams, tr)
+	w.t.Cleanup(func() { // where the test gives up
+		select {
+		case <-tr.ending:
+		default:
+			tr.end()
+		}
+	})
+	tr.middle(w.ctx)
+	return tr
+}
+
+// fault marks the streams that are in the middle, and breaks something.
+func (w *world) fault(what func()) {
+	w.t.Helper()
+	w.sockets = listening(w.Installation, w.sockets)
+	for _, tr := range w.streams {
+		tr.mark()
+	}
+	what()
+}
+
+// until waits for a status.
+func (w *world) until(what string, ok func(installation.Status) bool) installation.Status {
+	w.t.Helper()
+	st, err := w.Until(w.ctx, what, ok)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return st
+}
+
+// status asks the controller.
+func (w *world) status() installation.Status {
+	w.t.Helper()
+	st, err := w.Status(w.ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return st
+}
+
+// ready is the condition that a deployment has so many ready replicas and no others.
+func ready(name string, n int) func(installation.Status) bool {
+	return func(st installation.Status) bool {
+		for _, d := range st.Deployments {
+			if d.Name != name || len(d.Replicas) != n {
+				continue
+			}
+			for _, r := range d.Replicas {
+				if r.State != "ready" {
+					return false
+				}
+			}
+			return true
+		}
+		return false
+	}
+}
+
+// replicas lists a deployment's replicas.
+func (w *world) replicas(name string) []installation.Replica {
+	w.t.Helper()
+	for _, d := range w.status().Deployments {
+		if d.Name == name {
+			return d.Replicas
+		}
+	}
+	w.t.Fatalf("there is no deployment %s", name)
+	return nil
+}
+
+// process finds the one process of a launch that runs a subcommand.
+func (w *world) process(launch string, words ...string) installation.Process {
+	w.t.Helper()
+	found := w.Find(launch, words...)
+	if len(found) != 1 {
+		w.t.Fatalf("launch %q has %d processes %v", launch, len(found), words)
+	}
+	return found[0]
+}
+
+func (w *world) signal(sig syscall.Signal, p installation.Process) {
+	w.t.Helper()
+	if err := syscall.Kill(p.PID, sig); err != nil {
+		w.t.Fatalf("signal %v to process %d %v: %v", sig, p.PID, p.Command, err)
+	}
+}
+
+// gone waits until no process of a launch is left.
+func (w *world) gone(launch string) {
+	w.t.Helper()
+	for {
+		var left []installation.Process
+		for _, p := range w.Processes() {
+			if p.Env["PENSTOCK_LAUNCH"] == launch {
+				left = append(left, p)
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		select {
+		case <-w.ctx.Done():
+			w.t.Fatalf("launch %s still has processes: %v", launch, left)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// gateway is one more gateway, a process of its own.
+type gateway struct {
+	*installation.Client
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// gateway starts one and waits until it serves.
+func (w *world) gateway(name string) *gateway {
+	w.t.Helper()
+	log := filepath.Join(w.State(), name+".log")
+	out, err := os.Create(log)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer out.Close()
+	g := &gateway{cmd: w.Command(context.WithoutCancel(w.ctx), "gateway", "--name", name, "--log-format", "json"), ended: make(chan struct{})}
+	g.cmd.Stderr = out
+	if err := g.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		_ = g.cmd.Wait()
+		close(g.ended)
+	}()
+	w.gateways = append(w.gateways, g)
+	url := w.urlOf(g, log)
+	g.Client = &installation.Client{URL: url, Key: w.client.Key}
+	w.routable(g.Client)
+	return g
+}
+
+// urlOf reads where a gateway serves.
+func (w *world) urlOf(g *gateway, log string) string {
+	w.t.Helper()
+	for {
+		text, _ := os.ReadFile(log)
+		for line := range strings.Lines(string(text)) {
+			if _, rest, ok := strings.Cut(line, `"url":"`); ok && strings.Contains(line, "gateway serves") {
+				url, _, _ := strings.Cut(rest, `"`)
+				return url
+			}
+		}
+		select {
+		case <-g.ended:
+			w.t.Fatalf("the gateway ended:\n%s", text)
+		case <-w.ctx.Done():
+			w.t.Fatalf("the gateway does not serve:\n%s", text)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// routable waits until a gateway routes to as many replicas as the deployment has: each question in turn goes elsewhere.
+func (w *world) routable(client *installation.Client) {
+	w.t.Helper()
+	for {
+		_, err := client.Chat(w.ctx, model, w.prompts.short[0].messages, map[string]any{"max_tokens": 1}, nil)
+		if err == nil {
+			return
+		}
+		select {
+		case <-w.ctx.Done():
+			w.t.Fatalf("the gateway at %s does not route: %v", client.URL, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// ofLaunch finds the one process of a launch that runs a subcommand. Shims carry no launch in their environment: they are
+// known by their folder.
+func (w *world) ofLaunch(launch string, words ...string) installation.Process {
+	w.t.Helper()
+	if words[0] != "local-job" {
+		return w.process(launch, words...)
+	}
+	for _, p := range w.Find("", words...) {
+		if strings.Contains(strings.Join(p.Command, " "), "/"+launch+".") {
+			return p
+		}
+	}
+	w.t.Fatalf("launch %s has no shim", launch)
+	return installation.Process{}
+}
