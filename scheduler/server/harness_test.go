@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -208,7 +210,7 @@ func (w *world) serve(t *testing.T, l net.Listener, h http.Handler) *http.Server
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	srv := &http.Server{Handler: h, Protocols: protocols, ReadHeaderTimeout: patience}
+	srv := &http.Server{Handler: h, Protocols: protocols, ReadHeaderTimeout: patience, ErrorLog: log.New(io.Discard, "", 0)}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	t.Cleanup(func() {
@@ -427,3 +429,6 @@ func wantCode(t *testing.T, err error, want connect.Code) {
 		t.Fatalf("got %s (%v), want %s", got, err, want)
 	}
 }
+
+// keysAgain opens the keys of a state folder as a controller that starts does.
+func keysAgain(state string) (*keys.Store, error) { return keys.Open(filepath.Join(state, "keys")) }
