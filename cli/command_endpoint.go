@@ -69,7 +69,7 @@ func keyCommand(std IO) *cli.Command {
 				Name: "create", Usage: "make a key; its secret is shown this once", ArgsUsage: "NAME",
 				Flags: []cli.Flag{
 					&cli.StringSliceFlag{Name: "models", Usage: "only these models (globs); may be repeated"},
-					&cli.StringFlag{Name: "tenant", Usage: "whose KV cache it shares; default: NAME"},
+					&cli.StringFlag{Name: "tenant", Usage: "whose KV cache it shares; default: nobody else's"},
 					&cli.UintFlag{Name: "rpm", Usage: "requests per minute; 0 = no limit"},
 					&cli.Uint64Flag{Name: "tpm", Usage: "tokens per minute; 0 = no limit"},
 					&cli.UintFlag{Name: "concurrency", Usage: "requests at one time; 0 = no limit"},

@@ -227,8 +227,10 @@ func (g *Gateway) hurry(w http.ResponseWriter) {
 
 // closeRequest ends a request however its handler ended. A panic becomes an answer where there is none yet.
 func (g *Gateway) closeRequest(w http.ResponseWriter, q *request) {
-	g.open.Add(-1)
-	g.metrics.open.Dec()
+	defer func() { // last: whoever sees that nothing is open finds every record
+		g.open.Add(-1)
+		g.metrics.open.Dec()
+	}()
 	p := recover()
 	if p != nil && !isAbort(p) {
 		g.log.Error().Str("request_id", q.id).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("request handler panicked")
