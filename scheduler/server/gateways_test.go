@@ -147,3 +147,23 @@ func TestRecord(t *testing.T) {
 		t.Errorf("%d requests have a usage line", n)
 	}
 }
+
+// TestKeptRecords: the oldest requests are forgotten first, and the latest is found.
+func TestKeptRecords(t *testing.T) {
+	t.Parallel()
+	r := newRecords(t.TempDir())
+	if err := r.add(finished(0, keptRecords+3, yesterday)); err != nil {
+		t.Fatal(err)
+	}
+	for id, known := range map[string]bool{"req-2": false, "req-3": true, "req-10002": true} {
+		if r.byID[id] != nil != known {
+			t.Errorf("%s: kept %v", id, !known)
+		}
+	}
+	if last, err := r.find(""); err != nil || last.Id != "req-10002" {
+		t.Errorf("the latest is %v, %v", last, err)
+	}
+	if len(r.byID) != keptRecords || len(r.order) != keptRecords {
+		t.Errorf("%d are kept", len(r.byID))
+	}
+}
