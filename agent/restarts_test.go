@@ -22,8 +22,16 @@ func TestRestarts(t *testing.T) {
 			{-1, time.Second}, {time.Minute, 2 * time.Second}, {10 * time.Minute, time.Second}, {0, 2 * time.Second}, {0, giveUp},
 		}},
 		"waits are bounded": {9, []end{
-			{0, 1 * time.Second}, {0, 2 * time.Second}, {0, 4 * time.Second}, {0, 8 * time.Second}, {0, 16 * time.Second},
-			{0, 32 * time.Second}, {0, time.Minute}, {0, time.Minute}, {0, time.Minute}, {0, giveUp},
+			{0, 1 * time.Second},
+			{0, 2 * time.Second},
+			{0, 4 * time.Second},
+			{0, 8 * time.Second},
+			{0, 16 * time.Second},
+			{0, 32 * time.Second},
+			{0, time.Minute},
+			{0, time.Minute},
+			{0, time.Minute},
+			{0, giveUp},
 		}},
 	}
 	for name, test := range tests {

@@ -95,8 +95,10 @@ func TestTermsNeverGoBack(t *testing.T) {
 func TestBackoffGrowsAndStaysBounded(t *testing.T) {
 	t.Parallel()
 	b := backoff{longest: 10 * time.Second}
-	for i, most := range []time.Duration{200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, 1600 * time.Millisecond,
-		3200 * time.Millisecond, 6400 * time.Millisecond, 10 * time.Second, 10 * time.Second} {
+	for i, most := range []time.Duration{
+		200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, 1600 * time.Millisecond,
+		3200 * time.Millisecond, 6400 * time.Millisecond, 10 * time.Second, 10 * time.Second,
+	} {
 		if got := b.next(); got < most/2 || got > most {
 			t.Errorf("wait %d: %s, want between %s and %s", i, got, most/2, most)
 		}

@@ -78,8 +78,10 @@ func follow(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 		}
 		select {
 		case <-ctx.Done():
-			return &exitError{code: ExitInterrupted, err: errors.New("stopped waiting; the deployment goes on"),
-				hint: "penstock status " + o.deployment}
+			return &exitError{
+				code: ExitInterrupted, err: errors.New("stopped waiting; the deployment goes on"),
+				hint: "penstock status " + o.deployment,
+			}
 		case <-deadline:
 			return notInTime(last, o)
 		case <-time.After(followEvery):

@@ -12,7 +12,7 @@ func (inv *invocation) logger() (zerolog.Logger, error) {
 	if err != nil {
 		return zerolog.Nop(), usageError("log level %q: use debug, info, warn or error", inv.set.get("log.level"))
 	}
-	var out = zerolog.SyncWriter(inv.Err)
+	out := zerolog.SyncWriter(inv.Err)
 	switch format := inv.set.get("log.format"); {
 	case format == "console", format == "auto" && inv.ErrTTY:
 		out = zerolog.ConsoleWriter{Out: out, NoColor: !inv.color(inv.ErrTTY), TimeFormat: time.DateTime}

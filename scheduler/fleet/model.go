@@ -117,8 +117,10 @@ func launchState(s Snapshot, l cluster.Launch, waits []Wait) state {
 	case r.Phase == apiv1.Phase_PHASE_LOADING:
 		return state{stateStarting, replicaName(l) + " is loading" + progress(h.GetLoading()), remaining(h)}
 	case h.GetRetryAt() != nil:
-		return state{stateFailed, fmt.Sprintf("%s is started again after %d failures: %s", replicaName(l), h.GetFailures(), words(h, nil)),
-			until(h.GetRetryAt().AsTime(), s.At, retryStarting)}
+		return state{
+			stateFailed, fmt.Sprintf("%s is started again after %d failures: %s", replicaName(l), h.GetFailures(), words(h, nil)),
+			until(h.GetRetryAt().AsTime(), s.At, retryStarting),
+		}
 	case r.Phase == apiv1.Phase_PHASE_STARTED:
 		return state{stateStarting, replicaName(l) + " has started and is being probed", retryStarting}
 	}

@@ -47,8 +47,10 @@ func (v viewed) view(t *testing.T) View {
 	if v.wanted == nil {
 		v.wanted = map[jobspecs.RoleKind]int{jobspecs.Mixed: 1}
 	}
-	d := Deployed{Wanted: v.wanted, Stopped: v.stopped, Spec: jobspecs.Deployment{Name: "d",
-		Model: jobspecs.Model{ServedName: "m", Adapters: []jobspecs.Adapter{{Name: "m-law"}}}}}
+	d := Deployed{Wanted: v.wanted, Stopped: v.stopped, Spec: jobspecs.Deployment{
+		Name:  "d",
+		Model: jobspecs.Model{ServedName: "m", Adapters: []jobspecs.Adapter{{Name: "m-law"}}},
+	}}
 	return Gateways(f.Snapshot(t0), v.launches, []Deployed{d}, v.waits)
 }
 
@@ -62,9 +64,12 @@ func TestModelStates(t *testing.T) {
 	pairWanted := map[jobspecs.RoleKind]int{jobspecs.Prefill: 1, jobspecs.Decode: 1}
 	up := &apiv1.Health{Phase: started, EngineStarts: 1}
 	loading := &apiv1.Health{Phase: apiv1.Phase_PHASE_LOADING, EngineStarts: 1, Loading: &apiv1.Progress{
-		BytesDone: 4e9, BytesTotal: 16e9, Remaining: durationpb.New(91 * time.Second)}}
-	again := &apiv1.Health{Phase: apiv1.Phase_PHASE_JOINING, Failures: 2, Exit: "exit 1", LastLines: []string{"CUDA out of memory"},
-		RetryAt: timestamppb.New(t0.Add(17 * time.Second))}
+		BytesDone: 4e9, BytesTotal: 16e9, Remaining: durationpb.New(91 * time.Second),
+	}}
+	again := &apiv1.Health{
+		Phase: apiv1.Phase_PHASE_JOINING, Failures: 2, Exit: "exit 1", LastLines: []string{"CUDA out of memory"},
+		RetryAt: timestamppb.New(t0.Add(17 * time.Second)),
+	}
 	failed := launch("old", jobspecs.Mixed, cluster.Ended)
 	failed.Failed, failed.EndReason, failed.EndedAt = true, "job 7 ended: exit 1", t0
 	type health = map[cluster.LaunchID]*apiv1.Health
@@ -81,23 +86,42 @@ func TestModelStates(t *testing.T) {
 		{"zero", viewed{wanted: map[jobspecs.RoleKind]int{jobspecs.Mixed: 0}}, "stopped", "deployment d is scaled to zero", 0},
 		{"nothing yet", viewed{}, "queued", "no replica has been started yet", 10 * time.Second},
 		{"no room", viewed{waits: []Wait{{Deployment: "d", Reason: "no node has 4 free GPUs"}}}, "queued", "no node has 4 free GPUs", 30 * time.Second},
-		{"pending", viewed{launches: one, waits: []Wait{{Deployment: "d", Launch: "a", Reason: "job 12 is pending (Priority)"}}},
-			"queued", "mixed/0: job 12 is pending (Priority)", 30 * time.Second},
+		{
+			"pending",
+			viewed{launches: one, waits: []Wait{{Deployment: "d", Launch: "a", Reason: "job 12 is pending (Priority)"}}},
+			"queued", "mixed/0: job 12 is pending (Priority)", 30 * time.Second,
+		},
 		{"submitted", viewed{launches: one}, "queued", "mixed/0 has been submitted and has not started", 30 * time.Second},
 		{"joining", viewed{launches: one, health: health{"a": nil}}, "starting", "mixed/0 is joining", 10 * time.Second},
 		{"loading", viewed{launches: one, health: health{"a": loading}}, "starting", "mixed/0 is loading, 4.0 of 16.0 GB read", 95 * time.Second},
 		{"probing", viewed{launches: one, health: health{"a": up}}, "starting", "mixed/0 has started and is being probed", 10 * time.Second},
-		{"probe fails", viewed{launches: one, health: health{"a": up}, ready: probes{"a": errors.New("HTTP 500")}},
-			"starting", "mixed/0 has started and does not answer: HTTP 500", 10 * time.Second},
-		{"engine in back-off", viewed{launches: one, health: health{"a": again}}, "failed",
-			"mixed/0 is started again after 2 failures: CUDA out of memory", 20 * time.Second},
-		{"launch in back-off", viewed{launches: []cluster.Launch{failed}, waits: []Wait{{Deployment: "d", Reason: "back-off", Until: t0.Add(time.Minute)}}},
-			"failed", "mixed/0 has failed: job 7 ended: exit 1", time.Minute},
-		{"one of a pair", viewed{wanted: pairWanted, launches: pair, health: health{"p": up}, ready: probes{"p": nil}},
-			"starting", "prefill/0 is ready, other roles are not", 10 * time.Second},
+		{
+			"probe fails",
+			viewed{launches: one, health: health{"a": up}, ready: probes{"a": errors.New("HTTP 500")}},
+			"starting", "mixed/0 has started and does not answer: HTTP 500", 10 * time.Second,
+		},
+		{
+			"engine in back-off",
+			viewed{launches: one, health: health{"a": again}},
+			"failed",
+			"mixed/0 is started again after 2 failures: CUDA out of memory", 20 * time.Second,
+		},
+		{
+			"launch in back-off",
+			viewed{launches: []cluster.Launch{failed}, waits: []Wait{{Deployment: "d", Reason: "back-off", Until: t0.Add(time.Minute)}}},
+			"failed", "mixed/0 has failed: job 7 ended: exit 1", time.Minute,
+		},
+		{
+			"one of a pair",
+			viewed{wanted: pairWanted, launches: pair, health: health{"p": up}, ready: probes{"p": nil}},
+			"starting", "prefill/0 is ready, other roles are not", 10 * time.Second,
+		},
 		{"a pair", viewed{wanted: pairWanted, launches: pair, health: health{"p": up, "d": up}, ready: probes{"p": nil, "d": nil}}, "ready", "", 0},
-		{"draining", viewed{launches: []cluster.Launch{launch("a", jobspecs.Mixed, cluster.Draining)}, health: health{"a": up}, ready: probes{"a": nil}},
-			"queued", "no replica has been started yet", 10 * time.Second},
+		{
+			"draining",
+			viewed{launches: []cluster.Launch{launch("a", jobspecs.Mixed, cluster.Draining)}, health: health{"a": up}, ready: probes{"a": nil}},
+			"queued", "no replica has been started yet", 10 * time.Second,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -152,8 +176,10 @@ func TestNameOfTwoDeployments(t *testing.T) {
 	l.Deployment = "z"
 	var both []Deployed
 	for _, name := range []string{"a", "z", "b"} {
-		both = append(both, Deployed{Spec: jobspecs.Deployment{Name: name, Model: jobspecs.Model{ServedName: "m"}},
-			Wanted: map[jobspecs.RoleKind]int{jobspecs.Mixed: 1}})
+		both = append(both, Deployed{
+			Spec:   jobspecs.Deployment{Name: name, Model: jobspecs.Model{ServedName: "m"}},
+			Wanted: map[jobspecs.RoleKind]int{jobspecs.Mixed: 1},
+		})
 	}
 	if m := Gateways(f.Snapshot(t0), []cluster.Launch{l}, both, nil).Models["m"]; m.Deployment != "z" {
 		t.Errorf("%v", m)

@@ -99,8 +99,10 @@ func mustApply(t testing.TB, l *Ledger, d jobspecs.Deployment) int {
 }
 
 func launchOf(deployment string, id cluster.LaunchID, rev int) cluster.Launch {
-	return cluster.Launch{ID: id, Deployment: deployment, Role: jobspecs.Mixed, Revision: rev, Cluster: jobspecs.LocalCluster, Nodes: 1,
-		Placement: []cluster.Placement{{Node: "node0", GPUs: []string{"gpu0"}}}, Reason: "wanted"}
+	return cluster.Launch{
+		ID: id, Deployment: deployment, Role: jobspecs.Mixed, Revision: rev, Cluster: jobspecs.LocalCluster, Nodes: 1,
+		Placement: []cluster.Placement{{Node: "node0", GPUs: []string{"gpu0"}}}, Reason: "wanted",
+	}
 }
 
 func mustPut(t testing.TB, l *Ledger, x cluster.Launch) {

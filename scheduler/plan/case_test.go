@@ -193,7 +193,8 @@ func (l line) cluster() Cluster {
 				c.Set = map[cluster.RoleRef]Count{}
 			}
 			c.Set[cluster.RoleRef{Deployment: d, Role: jobspecs.RoleKind(role)}] = Count{
-				N: must(strconv.Atoi(n))(l.t), Revision: must(strconv.Atoi(revision))(l.t)}
+				N: must(strconv.Atoi(n))(l.t), Revision: must(strconv.Atoi(revision))(l.t),
+			}
 		} else if n, err := strconv.Atoi(v); err == nil {
 			node := cluster.Node{Name: k, Up: !l.has("down:" + k)}
 			for i := range n {
@@ -275,7 +276,8 @@ func (l line) agent(f *fleet.Fleet, launches []cluster.Launch) {
 	}
 	state := func(seq uint64) *apiv1.ReportRequest {
 		return &apiv1.ReportRequest{Seq: seq, Body: &apiv1.ReportRequest_Full{Full: &apiv1.RunState{
-			Identity: &apiv1.Identity{Launch: string(id), Run: run, Epoch: 1, Node: l.set["node"], Address: "h:1"}, Health: h}}}
+			Identity: &apiv1.Identity{Launch: string(id), Run: run, Epoch: 1, Node: l.set["node"], Address: "h:1"}, Health: h,
+		}}}
 	}
 	f.Admit(id, run, 1, 1)
 	if !l.has("disconnected") {
