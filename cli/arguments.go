@@ -6,14 +6,19 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/penstock/penstock/jobspecs"
 )
 
 // orderArguments puts flags before arguments, as the library's parser needs them, and finds unknown commands and flags
 // itself, so that each gets the nearest name: `run f.yaml --wait`, `--json status` and `status --json` all work, and `--`
-// ends flags.
-func orderArguments(app *cli.App, args []string) ([]string, error) {
+// ends flags. Flags that are not there get the values of their variables. `help COMMAND` is `COMMAND --help`.
+func orderArguments(app *cli.App, args []string, getenv func(string) string) ([]string, error) {
 	if len(args) == 0 {
 		return []string{app.Name}, nil
+	}
+	if len(args) > 1 && args[1] == "help" {
+		args = append(append([]string{args[0]}, args[2:]...), "--help")
 	}
 	path, rest, early := []string{args[0]}, args[1:], []string(nil)
 	var cmd *cli.Command
@@ -33,16 +38,12 @@ func orderArguments(app *cli.App, args []string) ([]string, error) {
 		}
 		next := find(level, a)
 		if next == nil {
-			name := app.Name
-			if cmd != nil {
-				name += " " + cmd.Name
-			}
-			return nil, unknown(name, a, level)
+			return nil, unknown(strings.Join(append([]string{app.Name}, path[1:]...), " "), a, level)
 		}
 		path, rest, cmd, level = append(path, next.Name), rest[1:], next, next.Subcommands
 	}
 	if cmd == nil || len(cmd.Subcommands) > 0 {
-		if slices.Contains(early, "--help") || slices.Contains(early, "-h") {
+		if asksForHelp(early) || asksForHelp(rest) {
 			return append(path, "--help"), nil
 		}
 		if slices.Contains(early, "--version") {
@@ -50,25 +51,34 @@ func orderArguments(app *cli.App, args []string) ([]string, error) {
 		}
 		return append(path, rest...), nil
 	}
-	flags, words, err := split(rest, cmd)
+	name := strings.Join(append([]string{app.Name}, path[1:]...), " ")
+	flags, words, err := split(rest, cmd, name)
 	if err != nil {
 		return nil, err
 	}
-	out := append(append(path, early...), flags...)
+	fromEnv, err := fromEnvironment(cmd, flags, getenv)
+	if err != nil && !asksForHelp(flags) {
+		return nil, err
+	}
+	out := append(append(append(path, early...), fromEnv...), flags...)
 	if len(words) > 0 {
 		out = append(append(out, "--"), words...)
 	}
 	return out, nil
 }
 
-func split(rest []string, cmd *cli.Command) (flags, words []string, err error) {
+func asksForHelp(flags []string) bool {
+	return slices.Contains(flags, "--help") || slices.Contains(flags, "-h")
+}
+
+func split(rest []string, cmd *cli.Command, name string) (flags, words []string, err error) {
 	for len(rest) > 0 {
 		a := rest[0]
 		switch {
 		case a == "--":
 			return flags, append(words, rest[1:]...), nil
 		case strings.HasPrefix(a, "-") && a != "-":
-			n, err := flagWidth(rest, cmd.Flags, "penstock "+cmd.Name)
+			n, err := flagWidth(rest, cmd.Flags, name)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -102,7 +112,7 @@ func flagWidth(rest []string, flags []cli.Flag, where string) (int, error) {
 		}
 	}
 	hint := where + " --help lists the flags"
-	if near := nearest(name, known); near != "" {
+	if near := jobspecs.Nearest(name, known); near != "" {
 		hint = fmt.Sprintf("did you mean --%s?", near)
 	}
 	return 0, &exitError{code: ExitUsage, err: fmt.Errorf("%s: unknown flag --%s", where, name), hint: hint}
@@ -136,7 +146,7 @@ func unknown(where, name string, level []*cli.Command) error {
 		}
 	}
 	hint := where + " --help lists the commands"
-	if near := nearest(name, known); near != "" {
+	if near := jobspecs.Nearest(name, known); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", where+" "+near)
 	}
 	return &exitError{code: ExitUsage, err: fmt.Errorf("%s: unknown command %q", where, name), hint: hint}
@@ -147,40 +157,4 @@ func unknownCommand(_, name string, app *cli.App, cmd *cli.Command) error {
 		return unknown("penstock "+cmd.Name, name, cmd.Subcommands)
 	}
 	return unknown("penstock", name, app.Commands)
-}
-
-// nearest finds the known name that a typing mistake most likely meant; empty if none is near.
-func nearest(name string, known []string) string {
-	best, bestD := "", 1+len(name)/3
-	for _, k := range known {
-		if d := distance(name, k); d <= bestD && (best == "" || d < bestD) {
-			best, bestD = k, d
-		}
-	}
-	return best
-}
-
-// distance is the optimal string alignment distance: insert, delete, replace, swap of neighbours.
-func distance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
-			}
-		}
-	}
-	return rows[len(a)][len(b)]
 }

@@ -38,7 +38,7 @@ func TestFlagsStandBeforeOrAfterArguments(t *testing.T) {
 	} {
 		t.Run(tc.in, func(t *testing.T) {
 			std := testIO(nil)
-			got, err := orderArguments(newApp(std), append([]string{"penstock"}, strings.Fields(tc.in)...))
+			got, err := orderArguments(newApp(std), append([]string{"penstock"}, strings.Fields(tc.in)...), std.Getenv)
 			if tc.bad != "" {
 				code, hint := classify(err)
 				if err == nil || code != ExitUsage || !strings.Contains(err.Error()+hint, tc.bad) {

@@ -9,9 +9,6 @@ import (
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
 
-const description = `A deployment file becomes prefill and decode replicas that run as Slurm jobs, Nomad jobs, or
-processes on this machine, behind one OpenAI-compatible endpoint.`
-
 // commands is the command table: one file per command (command_*.go) and per role (role_*.go).
 func commands(std IO) []*cli.Command {
 	return []*cli.Command{

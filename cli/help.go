@@ -1,5 +1,12 @@
 package cli
 
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
 // The help texts: examples first, since they are what people copy.
 
 const appHelp = `penstock - {{.Usage}}
@@ -9,30 +16,108 @@ const appHelp = `penstock - {{.Usage}}
   penstock key create me                  make an API key
   penstock endpoint                       how to reach it
 
-Usage: penstock COMMAND [FLAGS] [ARGUMENTS]      flags may stand before or after arguments; -- ends flags
+Usage: penstock COMMAND [FLAGS] [ARGUMENTS]
+Flags may stand before or after arguments; -- ends flags. penstock COMMAND --help lists them.
 
 Commands:{{range .VisibleCommands}}
   {{printf "%-11s" .Name}} {{.Usage}}{{end}}
 
-Global flags are on every command; each is also read from PENSTOCK_NAME, .penstock.yaml, the user's and the site's
-file. ` + "`penstock config view --origin`" + ` shows where a value comes from.
+Each flag has a variable of its name: --dry-run has PENSTOCK_DRY_RUN. Global flags are on every command, and stand in
+.penstock.yaml, the user's and the site's file too. A flag wins over its variable, a variable over files:
+` + "`penstock config view --origin`" + ` shows where a value comes from.
 
 Exit codes: 0 ok, 1 error, 2 accepted but not placed, 3 not found, 4 authentication needed, 5 timed out,
 6 deployment failed or was rolled back, 64 usage, 130 interrupted. plan: 0 no change, 1 change, 255 error.
 `
 
-const commandHelp = `penstock {{.FullName}} - {{.Usage}}
+// helpText is the help of a command whose full name is name.
+func helpText(c *cli.Command, name string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s - %s\n\n", name, c.Usage)
+	if len(c.Subcommands) > 0 {
+		fmt.Fprintf(&b, "Usage: %s COMMAND [FLAGS] [ARGUMENTS]\n\nCommands:\n", name)
+		for _, s := range c.Subcommands {
+			fmt.Fprintf(&b, "  %-11s %s\n", s.Name, s.Usage)
+		}
+		return b.String()
+	}
+	usage := "Usage: " + name + " [FLAGS]"
+	if c.ArgsUsage != "" {
+		usage += " " + c.ArgsUsage
+	}
+	b.WriteString(usage + "\n")
+	if c.Description != "" {
+		b.WriteString("\n" + c.Description + "\n")
+	}
+	own, global := flagLines(c.Flags)
+	writeFlags(&b, "Flags", own)
+	writeFlags(&b, "Global flags", global)
+	return b.String()
+}
 
-Usage: penstock {{.FullName}}{{if .VisibleFlags}} [FLAGS]{{end}}{{if .ArgsUsage}} {{.ArgsUsage}}{{end}}
-{{if .Description}}
-{{.Description}}
-{{end}}{{if .VisibleFlags}}
-Flags:{{range .VisibleFlags}}
-  {{.}}{{end}}
-{{end}}`
+// literal makes a template that prints the text as it is.
+func literal(text string) string { return strings.ReplaceAll(text, "{{", `{{"{{"}}`) }
 
-const groupHelp = `penstock {{.FullName}} - {{.Usage}}
+// flagLine is a flag as help shows it, and what it does.
+type flagLine struct{ flag, does string }
 
-Commands:{{range .VisibleCommands}}
-  {{printf "%-11s" .Name}} {{.Usage}}{{end}}
-`
+func flagLines(flags []cli.Flag) (own, global []flagLine) {
+	for _, f := range flags {
+		l := flagLine{flagName(f), flagUse(f)}
+		if c, ok := f.(cli.CategorizableFlag); ok && c.GetCategory() == globalCategory {
+			global = append(global, l)
+		} else {
+			own = append(own, l)
+		}
+	}
+	return own, global
+}
+
+func writeFlags(b *strings.Builder, title string, lines []flagLine) {
+	if len(lines) == 0 {
+		return
+	}
+	width := 0
+	for _, l := range lines {
+		width = max(width, len(l.flag))
+	}
+	fmt.Fprintf(b, "\n%s:\n", title)
+	for _, l := range lines {
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-*s  %s", width, l.flag, l.does), " ") + "\n")
+	}
+}
+
+// flagName is "-f, --follow", "--timeout TIME" or "--models TEXT ...".
+func flagName(f cli.Flag) string {
+	names := f.Names()
+	text := "--" + names[0]
+	for _, alias := range names[1:] {
+		text = "-" + alias + ", " + text
+	}
+	switch f.(type) {
+	case *cli.BoolFlag:
+		return text
+	case *cli.DurationFlag:
+		return text + " TIME"
+	case *cli.StringFlag:
+		return text + " TEXT"
+	case *cli.StringSliceFlag:
+		return text + " TEXT ..."
+	}
+	return text + " N"
+}
+
+// flagUse is what a flag does and, where it is worth saying, its default.
+func flagUse(f cli.Flag) string {
+	d, ok := f.(cli.DocGenerationFlag)
+	if !ok {
+		return ""
+	}
+	text := d.GetUsage()
+	switch v := strings.Trim(d.GetDefaultText(), `"`); v {
+	case "", "false", "0", "0s":
+		return text
+	default:
+		return strings.TrimSpace(text + " (default: " + v + ")")
+	}
+}

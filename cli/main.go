@@ -27,7 +27,7 @@ func Main(args []string, std IO) int {
 // runArgs is Main under a context of the caller's.
 func runArgs(ctx context.Context, args []string, std IO) int {
 	app := newApp(std)
-	ordered, err := orderArguments(app, args)
+	ordered, err := orderArguments(app, args, std.Getenv)
 	if err == nil {
 		err = app.RunContext(ctx, ordered)
 	}
@@ -41,8 +41,7 @@ func runArgs(ctx context.Context, args []string, std IO) int {
 func newApp(std IO) *cli.App {
 	app := &cli.App{
 		Name:            "penstock",
-		Usage:           "serve large language models on Slurm, Nomad, or this machine",
-		Description:     description,
+		Usage:           "large language models on machines that you have, behind one OpenAI-compatible endpoint",
 		HideVersion:     true,
 		HideHelpCommand: true,
 		Reader:          std.In, Writer: std.Out, ErrWriter: std.Err,
@@ -54,29 +53,24 @@ func newApp(std IO) *cli.App {
 		Commands:                  commands(std),
 	}
 	for _, c := range app.Commands {
-		finish(c)
+		finish(c, app.Name)
 	}
 	return app
 }
 
-// finish gives a command what the library does not inherit.
-func finish(c *cli.Command) {
+// finish gives a command what the library does not inherit. parent is the words before its name.
+func finish(c *cli.Command, parent string) {
+	name := parent + " " + c.Name
 	c.HideHelpCommand = true
 	c.OnUsageError = usageFromLibrary
-	c.CustomHelpTemplate = commandHelp
 	if len(c.Subcommands) > 0 {
-		c.CustomHelpTemplate = groupHelp
 		c.Action = helpOrUnknown
 	} else {
 		c.Flags = append(c.Flags, globalFlags()...)
 	}
-	for _, f := range c.Flags {
-		if s, ok := f.(*cli.StringFlag); ok && s.Name == "help" {
-			panic("the help flag belongs to the library")
-		}
-	}
+	c.CustomHelpTemplate = literal(helpText(c, name))
 	for _, s := range c.Subcommands {
-		finish(s)
+		finish(s, name)
 	}
 }
 

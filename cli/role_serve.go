@@ -140,11 +140,8 @@ func detachController(ctx context.Context, inv *invocation, o serveOptions) erro
 		return fmt.Errorf("open the controller's log: %w", err)
 	}
 	defer log.Close()
-	args := []string{"serve"}
-	if o.noGateway {
-		args = append(args, "--no-gateway")
-	}
-	cmd := exec.Command(inv.Self, args...)
+	// All flags are given, so that their variables, which the child inherits, do not count.
+	cmd := exec.Command(inv.Self, "serve", "--detach=false", "--stop=false", "--no-gateway="+strconv.FormatBool(o.noGateway))
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = inv.detachedEnv(), inv.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/urfave/cli/v2"
+
+	"github.com/penstock/penstock/jobspecs"
 )
 
 // setting is one value that may come from a flag, the environment, a configuration file, or a default, in this order.
@@ -58,6 +60,9 @@ func defaultRuntimeDir(std IO) string {
 	return filepath.Join(os.TempDir(), "penstock-"+strconv.Itoa(os.Getuid()))
 }
 
+// globalCategory sets the flags that are on every command apart in help.
+const globalCategory = "global"
+
 // globalFlags are on every command; each also has its PENSTOCK_ variable and its key in configuration files.
 func globalFlags() []cli.Flag {
 	var out []cli.Flag
@@ -72,9 +77,9 @@ func globalFlags() []cli.Flag {
 
 func (s setting) flag() cli.Flag {
 	if s.Bool {
-		return &cli.BoolFlag{Name: s.Flag, Usage: s.Usage, Category: "global"}
+		return &cli.BoolFlag{Name: s.Flag, Usage: s.Usage, Category: globalCategory}
 	}
-	return &cli.StringFlag{Name: s.Flag, Usage: s.Usage, Category: "global"}
+	return &cli.StringFlag{Name: s.Flag, Usage: s.Usage, Category: globalCategory}
 }
 
 // roleFlags are the settings of commands that listen or place.
@@ -140,7 +145,15 @@ func resolve(c *cli.Context, std IO) (resolved, error) {
 	}
 	var out resolved
 	for _, s := range settings {
-		out.values = append(out.values, s.find(c, std, names, files))
+		v := s.find(c, std, names, files)
+		if s.Bool {
+			b, err := strconv.ParseBool(v.Value)
+			if err != nil {
+				return resolved{}, usageError("%s: %q is neither true nor false", v.Origin, v.Value)
+			}
+			v.Value = strconv.FormatBool(b)
+		}
+		out.values = append(out.values, v)
 	}
 	return out, nil
 }
@@ -154,10 +167,6 @@ func (s setting) find(c *cli.Context, std IO, names []string, files []map[string
 		return value{s.Key, v, "flag --" + s.Flag}
 	}
 	if v := std.Getenv(s.Env()); v != "" {
-		if s.Bool {
-			b, err := strconv.ParseBool(v)
-			v = strconv.FormatBool(b || err != nil)
-		}
 		return value{s.Key, v, "environment " + s.Env()}
 	}
 	for i, m := range files {
@@ -217,7 +226,7 @@ func readConfig(name string) (map[string]string, error) {
 			continue
 		}
 		hint := "`penstock config view --origin` lists all keys"
-		if near := nearest(k, known); near != "" {
+		if near := jobspecs.Nearest(k, known); near != "" {
 			hint = "did you mean " + near + "?"
 		}
 		return nil, fail(ExitError, hint, "%s: unknown key %q", name, k)
@@ -241,10 +250,15 @@ func wantsJSON(args []string, std IO) bool {
 		if a == "--" {
 			break
 		}
-		if a == "--json" || a == "-json" || a == "--json=true" {
-			return true
+		if name, v, inline := strings.Cut(strings.TrimLeft(a, "-"), "="); strings.HasPrefix(a, "-") && name == "json" {
+			b, err := strconv.ParseBool(v)
+			return !inline || b || err != nil
 		}
 	}
-	b, _ := strconv.ParseBool(std.Getenv("PENSTOCK_JSON"))
-	return b
+	set, err := resolve(nil, std)
+	if err != nil {
+		b, _ := strconv.ParseBool(std.Getenv("PENSTOCK_JSON"))
+		return b
+	}
+	return set.is("json")
 }

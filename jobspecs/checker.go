@@ -132,7 +132,7 @@ func (c *checker) oneOf(path, s string, allowed []string) bool {
 		return true
 	}
 	hint := "write one of " + strings.Join(allowed, ", ")
-	if n := nearest(s, allowed); n != "" {
+	if n := Nearest(s, allowed); n != "" {
 		hint = "did you mean " + n + "? Known are " + strings.Join(allowed, ", ")
 	}
 	c.addf(path, hint, "%s is not known", quote(s))

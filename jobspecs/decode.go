@@ -70,7 +70,7 @@ func findField(t reflect.Type, key string) (field, bool) {
 // unknown names the nearest key of this section, or the section where the very same key belongs, or all keys.
 func (d *decoder) unknown(at place, p pair, t reflect.Type) {
 	hint := "known here: " + strings.Join(keysOf(t), ", ")
-	if n := nearest(p.key, keysOf(t)); n != "" {
+	if n := Nearest(p.key, keysOf(t)); n != "" {
 		hint = "did you mean " + n + "?"
 	} else if home := homeOf(p.key); home != "" {
 		hint = "it belongs to " + home

@@ -213,8 +213,8 @@ func TestNearest(t *testing.T) {
 		"replica": "replicas", "relpicas": "replicas", "gpu": "gpus", "node": "nodes", "served_name": "servedName", "SERVEDNAME": "servedName",
 		"maximum": "", "colour": "", "": "", strings.Repeat("replicas", 40): "",
 	} {
-		if got := nearest(word, keys); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		if got := Nearest(word, keys); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
 		}
 	}
 }

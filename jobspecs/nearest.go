@@ -2,9 +2,9 @@ package jobspecs
 
 import "strings"
 
-// nearest returns the candidate that word was most likely meant to be; empty = none is close. Case, dashes and
+// Nearest returns the candidate that word was most likely meant to be; empty = none is close. Case, dashes and
 // underscores don't count, so served_name finds servedName.
-func nearest(word string, candidates []string) string {
+func Nearest(word string, candidates []string) string {
 	w := plain(word)
 	best, least := "", (len(w)+2)/3+1
 	for _, c := range candidates {
