@@ -68,7 +68,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		if !sleep(ctx, p.opts.Gap) {
 			return nil
 		}
-		wait := time.NewTimer(loadsAt.Add(p.opts.Loads).Sub(time.Now()))
+		wait := time.NewTimer(time.Until(loadsAt.Add(p.opts.Loads)))
 		select {
 		case <-ctx.Done():
 			wait.Stop()

@@ -33,7 +33,7 @@ func fixed(cert *tls.Certificate) func() *tls.Certificate {
 }
 
 // meet lets a client and a server shake hands and say a byte to each other. It returns what each of them got.
-func meet(t testing.TB, client, server *tls.Config) (clientErr, serverErr error, seen tls.ConnectionState) {
+func meet(t testing.TB, client, server *tls.Config) (seen tls.ConnectionState, clientErr, serverErr error) {
 	t.Helper()
 	a, b := connected(t)
 	done := make(chan error, 1)
@@ -44,7 +44,8 @@ func meet(t testing.TB, client, server *tls.Config) (clientErr, serverErr error,
 	}()
 	clientErr = exchange(tls.Client(a, client), true)
 	_ = a.Close()
-	return clientErr, <-done, srv.ConnectionState()
+	serverErr = <-done
+	return srv.ConnectionState(), clientErr, serverErr
 }
 
 // connected is a TCP connection with itself. A net.Pipe would not do: it has no room for an alert that nobody reads.
@@ -105,7 +106,7 @@ func TestHandshake(t *testing.T) {
 		{"any run of a launch", ClientConfig(fixed(controller), ca.Pool(), WantRun(agentID.Launch, "")), ServerConfig(fixed(agent), ca.Pool(), true), controllerID},
 		{"anyone of ours", ClientConfig(fixed(controller), ca.Pool(), nil), ServerConfig(fixed(agent), ca.Pool(), true), controllerID},
 	} {
-		clientErr, serverErr, seen := meet(t, c.client, c.server)
+		seen, clientErr, serverErr := meet(t, c.client, c.server)
 		if clientErr != nil || serverErr != nil {
 			t.Errorf("%s: client %v, server %v", c.name, clientErr, serverErr)
 			continue
@@ -187,7 +188,7 @@ func TestAttackers(t *testing.T) {
 			client = ClientConfig(nil, ca.Pool(), nil)
 		}
 		server := ServerConfig(fixed(agent), ca.Pool(), true)
-		clientErr, serverErr, _ := meet(t, client, server)
+		_, clientErr, serverErr := meet(t, client, server)
 		if clientErr == nil || serverErr == nil {
 			t.Errorf("%s, as a client: client %v, server %v", c.name, clientErr, serverErr)
 		}
@@ -195,7 +196,7 @@ func TestAttackers(t *testing.T) {
 			continue
 		}
 		server = ServerConfig(fixed(c.cert), ca.Pool(), false)
-		clientErr, _, _ = meet(t, ClientConfig(nil, ca.Pool(), nil), server)
+		_, clientErr, _ = meet(t, ClientConfig(nil, ca.Pool(), nil), server)
 		if clientErr == nil {
 			t.Errorf("%s, as a server: it was believed", c.name)
 		}
@@ -219,7 +220,7 @@ func TestWrongPeers(t *testing.T) {
 		{"an older run of the launch", otherRun, WantRun(agentID.Launch, agentID.Run)},
 		{"a gateway poses as an agent", gatewayID, WantRun(agentID.Launch, "")},
 	} {
-		clientErr, serverErr, _ := meet(t, ClientConfig(nil, ca.Pool(), c.want), ServerConfig(fixed(mustIssue(t, ca, c.server)), ca.Pool(), false))
+		_, clientErr, serverErr := meet(t, ClientConfig(nil, ca.Pool(), c.want), ServerConfig(fixed(mustIssue(t, ca, c.server)), ca.Pool(), false))
 		if !errors.Is(clientErr, ErrWrongPeer) || serverErr == nil {
 			t.Errorf("%s: client %v, server %v", c.name, clientErr, serverErr)
 		}
@@ -231,7 +232,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 	ca := newCA(t)
 	old := ClientConfig(nil, ca.Pool(), nil)
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	clientErr, serverErr, _ := meet(t, old, ServerConfig(fixed(mustIssue(t, ca, controllerID)), ca.Pool(), false))
+	_, clientErr, serverErr := meet(t, old, ServerConfig(fixed(mustIssue(t, ca, controllerID)), ca.Pool(), false))
 	if clientErr == nil || serverErr == nil || !strings.Contains(clientErr.Error(), "protocol version") {
 		t.Errorf("client %v, server %v", clientErr, serverErr)
 	}
@@ -240,7 +241,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 func TestServerWithoutCertificate(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t)
-	_, serverErr, _ := meet(t, ClientConfig(nil, ca.Pool(), nil), ServerConfig(fixed(nil), ca.Pool(), false))
+	_, _, serverErr := meet(t, ClientConfig(nil, ca.Pool(), nil), ServerConfig(fixed(nil), ca.Pool(), false))
 	if serverErr == nil || !strings.Contains(serverErr.Error(), "no certificate yet") {
 		t.Errorf("server %v", serverErr)
 	}
@@ -257,7 +258,7 @@ func TestRotation(t *testing.T) {
 	cc.ServerName = "login1" // the cache's key
 	var last []byte
 	for range 3 {
-		clientErr, serverErr, seen := meet(t, cc, sc)
+		seen, clientErr, serverErr := meet(t, cc, sc)
 		if clientErr != nil || serverErr != nil {
 			t.Fatal(clientErr, serverErr)
 		}
