@@ -31,9 +31,6 @@ func (Tokenizer) Decode(ids []int) (string, error) {
 // Size is the number of token ids.
 func (Tokenizer) Size() int { return theVocabulary().size() }
 
-// EOS is the id that ends an answer.
-func (Tokenizer) EOS() int { return eosToken }
-
 // name is a token's text, or the name of a special token.
 func (v *vocabulary) name(id int32) string {
 	if s, ok := specials[id]; ok {
