@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"connectrpc.com/connect"
+
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/identity"
 	"github.com/penstock/penstock/scheduler/statefile"
@@ -73,7 +75,7 @@ func bySocket(e identity.Endpoint) (apiv1.ControlServiceClient, func(), error) {
 	}
 	conn.Close()
 	tr := &http.Transport{DialContext: dial}
-	return apiv1.NewControlServiceClient(&http.Client{Transport: tr}, "http://control"), tr.CloseIdleConnections, nil
+	return controlClient(tr, "http://control"), tr.CloseIdleConnections, nil
 }
 
 func byCertificate(state string, e identity.Endpoint) (apiv1.ControlServiceClient, func(), error) {
@@ -91,5 +93,23 @@ func byCertificate(state string, e identity.Endpoint) (apiv1.ControlServiceClien
 	}
 	config := identity.ClientConfig(func() *tls.Certificate { return &cert }, pool, identity.WantRole(identity.Controller))
 	tr := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}
-	return apiv1.NewControlServiceClient(&http.Client{Transport: tr}, e.URL), tr.CloseIdleConnections, nil
+	return controlClient(tr, e.URL), tr.CloseIdleConnections, nil
+}
+
+// answerPatience is how long a controller that hangs is waited for. Streams may be silent for as long as they like.
+const answerPatience = time.Minute
+
+func controlClient(tr *http.Transport, url string) apiv1.ControlServiceClient {
+	patient := func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			limited, cancel := context.WithTimeout(ctx, answerPatience)
+			defer cancel()
+			resp, err := next(limited, req)
+			if err != nil && ctx.Err() == nil && limited.Err() != nil {
+				return nil, connect.NewError(connect.CodeDeadlineExceeded, fmt.Errorf("the controller has not answered for %s", answerPatience))
+			}
+			return resp, err
+		}
+	}
+	return apiv1.NewControlServiceClient(&http.Client{Transport: tr}, url, connect.WithInterceptors(connect.UnaryInterceptorFunc(patient)))
 }

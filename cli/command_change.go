@@ -161,6 +161,9 @@ func runStop(ctx context.Context, inv *invocation, o stopOptions) error {
 	for _, name := range names {
 		resp, err := control.StopDeployment(ctx, &apiv1.StopDeploymentRequest{Deployment: name, All: o.all, Now: o.now})
 		if err != nil {
+			for _, name := range stopped {
+				inv.say("%s is told to stop", name)
+			}
 			return err
 		}
 		stopped = append(stopped, resp.Deployments...)

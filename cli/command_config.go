@@ -2,8 +2,8 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
 
@@ -55,6 +55,9 @@ func schemaCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "schema", Usage: "print the JSON Schema of the deployment file, for editors",
 		Action: action(std, nothing, func(_ context.Context, inv *invocation, _ struct{}) error {
+			if inv.json() {
+				return inv.printJSON("schema", map[string]any{"json_schema": json.RawMessage(jobspecs.Schema())})
+			}
 			_, err := inv.Out.Write(jobspecs.Schema())
 			return err
 		}),
@@ -93,19 +96,4 @@ func runConfigView(_ context.Context, inv *invocation, origin bool) error {
 		rows = append(rows, row)
 	}
 	return inv.table(head, rows)
-}
-
-func writeSecret(inv *invocation, path, secret string) error {
-	f, err := os.OpenFile(inv.path(path), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("write the key: %w", err)
-	}
-	_, err = f.WriteString(secret + "\n")
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("write the key to %s: %w", path, err)
-	}
-	return nil
 }

@@ -3,9 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/urfave/cli/v2"
 
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
@@ -60,13 +60,21 @@ func runLogs(ctx context.Context, inv *invocation, control apiv1.ControlServiceC
 		} else if o.replica != "" && l.NodeRank == 0 {
 			_, err = fmt.Fprintln(inv.Out, l.Line)
 		} else {
-			_, err = fmt.Fprintf(inv.Out, "%s.%d | %s\n", l.Replica, l.NodeRank, l.Line)
+			_, err = fmt.Fprintf(inv.Out, "%s | %s\n", rankText(l), l.Line)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return followEnd(ctx, lines.Err(), o.follow)
+}
+
+// rankText is a replica's name and, of one on several nodes, which node: mixed/0, mixed/0.1.
+func rankText(l *apiv1.LogsResponse) string {
+	if l.NodeRank == 0 {
+		return l.Replica
+	}
+	return fmt.Sprintf("%s.%d", l.Replica, l.NodeRank)
 }
 
 // followEnd: ctrl-c is how a follower ends, and no failure.
@@ -110,18 +118,20 @@ func runEvents(ctx context.Context, inv *invocation, control apiv1.ControlServic
 		if inv.json() {
 			err = inv.printLine("event", plain(e.ProtoReflect()))
 		} else {
-			where := e.Deployment
-			if e.Replica != "" {
-				where += " " + e.Replica
-			}
-			_, err = fmt.Fprintf(inv.Out, "%s  %-12s  %s: %s\n", e.At.AsTime().Local().Format(time.DateTime), e.Kind, orDash(where), e.Message)
+			_, err = fmt.Fprintln(inv.Out, eventText(e))
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if connect.CodeOf(events.Err()) == connect.CodeCanceled && ctx.Err() != nil {
-		return exitWith(ExitInterrupted)
-	}
 	return followEnd(ctx, events.Err(), o.follow)
+}
+
+// eventText is one line: when, what kind, of what, what.
+func eventText(e *apiv1.Event) string {
+	where := strings.TrimSpace(e.Deployment + " " + e.Replica)
+	if where != "" {
+		where += ": "
+	}
+	return fmt.Sprintf("%s  %-12s  %s%s", e.At.AsTime().Local().Format(time.DateTime), e.Kind, where, printable(e.Message))
 }

@@ -59,25 +59,37 @@ func runRun(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 	if !resp.Changed {
 		inv.say("%s: revision %d already says this", resp.Deployment, resp.Revision)
 	}
+	waits := ""
 	for _, a := range resp.Actions {
 		inv.say("%s", actionText(a))
+		if a.Verb == "wait" && a.Launch == "" {
+			waits = a.Reason
+		}
 	}
-	if err := printRun(inv, resp, o.parsable); err != nil || o.detach {
-		return err
+	if o.detach || !inv.json() {
+		if err := printRun(inv, resp, o.parsable); err != nil || o.detach {
+			return err
+		}
 	}
-	return follow(ctx, inv, control, followOptions{deployment: resp.Deployment, until: "ready", revision: resp.Revision, timeout: o.timeout})
+	err = follow(ctx, inv, control, followOptions{
+		deployment: resp.Deployment, until: "ready", revision: resp.Revision, timeout: o.timeout, said: waits,
+	})
+	if err == nil && inv.json() { // one document in all: this one, or the error
+		err = printRun(inv, resp, false)
+	}
+	return err
 }
 
-func printRun(inv *invocation, resp *apiv1.ApplyResponse, parsable bool) error {
+func printRun(inv *invocation, resp *apiv1.ApplyResponse, parsable bool) (err error) {
 	switch {
 	case inv.json():
 		return inv.printMessage("run", resp)
 	case parsable:
-		fmt.Fprintf(inv.Out, "%s;%d\n", resp.Deployment, resp.Revision)
+		_, err = fmt.Fprintf(inv.Out, "%s;%d\n", resp.Deployment, resp.Revision)
 	default:
-		fmt.Fprintf(inv.Out, "%s revision %d\n", resp.Deployment, resp.Revision)
+		_, err = fmt.Fprintf(inv.Out, "%s revision %d\n", resp.Deployment, resp.Revision)
 	}
-	return nil
+	return err
 }
 
 // maxDeploymentFile bounds what is read of a file.

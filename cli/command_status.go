@@ -53,13 +53,21 @@ func printStatus(inv *invocation, st *apiv1.StatusResponse, wide bool) error {
 		fmt.Fprintf(inv.Out, "%s  %s  revision %d  %s on %s  model %s\n",
 			d.Name, inv.paint(d.State), d.Revision, d.Engine, d.Cluster, d.Model)
 		if d.Reason != "" {
-			fmt.Fprintf(inv.Out, "  %s\n", d.Reason)
+			fmt.Fprintf(inv.Out, "  %s\n", printable(d.Reason))
 		}
 		for _, r := range d.Roles {
-			fmt.Fprintf(inv.Out, "  %s: %s\n", r.Role, roleText(r))
+			if d.State != "stopped" {
+				fmt.Fprintf(inv.Out, "  %s: %s\n", r.Role, roleText(r))
+			}
 		}
 		if err := printReplicas(inv, d.Replicas, st.At.AsTime(), wide); err != nil {
 			return err
+		}
+	}
+	if wide && len(st.Gateways) > 0 {
+		fmt.Fprintln(inv.Out)
+		for _, g := range st.Gateways {
+			fmt.Fprintf(inv.Out, "gateway %s  %s  seen %s ago\n", g.Name, orDash(g.Url), ageText(st.At.AsTime().Sub(g.SeenAt.AsTime())))
 		}
 	}
 	for _, w := range st.Warnings {
@@ -70,11 +78,17 @@ func printStatus(inv *invocation, st *apiv1.StatusResponse, wide bool) error {
 
 func roleText(r *apiv1.RoleStatus) string {
 	parts := []string{fmt.Sprintf("%d of %d ready", r.Ready, r.Wanted)}
+	if r.Wanted == 0 {
+		parts[0] = "none wanted"
+	}
 	if r.Starting > 0 {
 		parts = append(parts, fmt.Sprintf("%d starting", r.Starting))
 	}
 	if r.Draining > 0 {
 		parts = append(parts, fmt.Sprintf("%d draining", r.Draining))
+	}
+	if r.Unknown > 0 {
+		parts = append(parts, fmt.Sprintf("%d unknown", r.Unknown))
 	}
 	if r.Scaled {
 		parts = append(parts, "count set by `penstock scale`")
@@ -97,31 +111,39 @@ func printReplicas(inv *invocation, reps []*apiv1.ReplicaStatus, now time.Time, 
 			percent(r.Kv.GetUsage(), r.Kv != nil && r.Kv.Usage != nil), fmt.Sprint(r.Revision), orDash(reasonText(r, now)),
 		}
 		if wide {
-			row = append(row, r.Launch, orDash(r.Job), fmt.Sprint(r.Epoch), orDash(r.Address), ends(r, now), seen(r, now))
+			row = append(row, r.Launch, orDash(r.Job), epochText(r.Epoch), orDash(r.Address), ends(r, now), seen(r, now))
 		}
 		rows = append(rows, row)
 	}
 	if err := inv.table(head, rows); err != nil {
 		return err
 	}
-	printLastLines(inv, reps)
+	printLastLines(inv, reps, now)
 	if wide {
 		printPorts(inv, reps)
 	}
 	return nil
 }
 
-// printLastLines shows an engine's last words where a replica failed.
-func printLastLines(inv *invocation, reps []*apiv1.ReplicaStatus) {
+// lastLinesShown is how much of an engine's last words is shown.
+const lastLinesShown = 5
+
+// printLastLines shows an engine's last words where a replica failed or waits to be started again. One that is on its way
+// again has nothing to explain.
+func printLastLines(inv *invocation, reps []*apiv1.ReplicaStatus, now time.Time) {
 	for _, r := range reps {
-		if len(r.LastLines) == 0 || (r.State == "ready" && r.RetryAt == nil) {
+		if len(r.LastLines) == 0 || r.State != "failed" && !retries(r, now) {
 			continue
 		}
 		fmt.Fprintf(inv.Out, "  last lines of %s:\n", r.Name)
-		for _, l := range r.LastLines {
-			fmt.Fprintf(inv.Out, "    | %s\n", l)
+		for _, l := range r.LastLines[max(0, len(r.LastLines)-lastLinesShown):] {
+			fmt.Fprintf(inv.Out, "    | %s\n", printable(l))
 		}
 	}
+}
+
+func retries(r *apiv1.ReplicaStatus, now time.Time) bool {
+	return r.RetryAt != nil && r.RetryAt.AsTime().After(now)
 }
 
 func printPorts(inv *invocation, reps []*apiv1.ReplicaStatus) {
@@ -132,6 +154,13 @@ func printPorts(inv *invocation, reps []*apiv1.ReplicaStatus) {
 			fmt.Fprintf(inv.Out, "  %s listens on %s for %s, protected by: %s\n", r.Name, p.Address, p.Purpose, p.Protection)
 		}
 	}
+}
+
+func epochText(epoch uint64) string {
+	if epoch == 0 {
+		return "-"
+	}
+	return fmt.Sprint(epoch)
 }
 
 func since(r *apiv1.ReplicaStatus, now time.Time) string {
@@ -171,14 +200,20 @@ func percent(v float64, known bool) string {
 
 // reasonText is why a replica is not ready, with progress where there is any.
 func reasonText(r *apiv1.ReplicaStatus, now time.Time) string {
-	text := r.Reason
+	text := loadingOr(r, r.Reason)
+	if retries(r, now) {
+		text, _, _ = strings.Cut(text, "; starts again in ") // as it was when the agent said it
+		text += "; starts again in " + ageText(r.RetryAt.AsTime().Sub(now))
+	}
+	return strings.TrimSpace(printable(text))
+}
+
+// loadingOr is a loading replica's progress where it is known.
+func loadingOr(r *apiv1.ReplicaStatus, otherwise string) string {
 	if p := progressText(r.Loading); p != "" && r.State == "loading" {
-		text = p
+		return p
 	}
-	if r.RetryAt != nil && r.RetryAt.AsTime().After(now) {
-		text += fmt.Sprintf(" (next try in %s)", ageText(r.RetryAt.AsTime().Sub(now)))
-	}
-	return strings.TrimSpace(text)
+	return otherwise
 }
 
 // leastProgress is what an engine reads for its own start, which says nothing of weights.
@@ -208,7 +243,8 @@ func (inv *invocation) paint(state string) string {
 		return state
 	}
 	code := map[string]string{
-		"ready": "32", "failed": "31", "degraded": "33", "unknown": "35", "draining": "33", "stopped": "2", "ended": "2",
+		"ready": "32", "up": "32", "failed": "31", "down": "31", "degraded": "33", "draining": "33", "stopping": "33", "unknown": "35",
+		"stopped": "2", "ended": "2",
 	}[state]
 	if code == "" {
 		code = "36"

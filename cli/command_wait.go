@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -48,45 +47,55 @@ type followOptions struct {
 	until      string // ready, stopped
 	revision   uint32 // the one that is waited for; its roll-back is a failure. 0 = any
 	timeout    time.Duration
+	said       string // why nothing is placed yet, where that has been said already
 }
 
 const followEvery = 300 * time.Millisecond
 
-// follow waits and says on stderr what is waited for: each line once, when it changes. Ctrl-c ends the waiting only.
+// follow waits and says on stderr what is waited for. Ctrl-c ends the waiting only.
 func follow(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, o followOptions) error {
-	var deadline <-chan time.Time
+	wait, cancel := ctx, context.CancelFunc(func() {})
 	if o.timeout > 0 {
-		deadline = time.After(o.timeout)
+		wait, cancel = context.WithTimeout(ctx, o.timeout)
 	}
-	said := map[string]string{}
+	defer cancel()
+	p := newProgress(inv, o)
 	var last *apiv1.DeploymentStatus
 	for {
-		st, err := control.Status(ctx, &apiv1.StatusRequest{Deployment: o.deployment})
+		st, err := control.Status(wait, &apiv1.StatusRequest{Deployment: o.deployment})
 		switch {
 		case err == nil && len(st.Deployments) > 0:
 			last = st.Deployments[0]
-			sayProgress(inv, last, o.until, st.At.AsTime(), said)
+			p.show(last, st.At.AsTime())
 			if done, err := reached(last, o); done || err != nil {
 				return err
 			}
 		case connect.CodeOf(err) == connect.CodeNotFound && o.until == "stopped":
 			return nil
-		case connect.CodeOf(err) == connect.CodeUnavailable && ctx.Err() == nil:
-			sayOnce(inv, said, "", "the controller does not answer; the deployment goes on, waiting for it")
-		case err != nil && ctx.Err() == nil:
+		case wait.Err() != nil || err == nil:
+		case isAway(err):
+			p.once("", "the controller does not answer; the deployment goes on, waiting for it")
+			if again, done, err := inv.control(); err == nil { // it may come back at another address
+				defer done()
+				control = again
+			}
+		default:
 			return err
 		}
 		select {
-		case <-ctx.Done():
-			return &exitError{
-				code: ExitInterrupted, err: errors.New("stopped waiting; the deployment goes on"),
-				hint: "penstock status " + o.deployment,
+		case <-wait.Done():
+			if ctx.Err() == nil {
+				return notInTime(last, o)
 			}
-		case <-deadline:
-			return notInTime(last, o)
+			return &exitError{code: ExitInterrupted, err: errors.New("stopped waiting; the deployment goes on"), hint: "penstock status " + o.deployment}
 		case <-time.After(followEvery):
 		}
 	}
+}
+
+func isAway(err error) bool {
+	code := connect.CodeOf(err)
+	return code == connect.CodeUnavailable || code == connect.CodeDeadlineExceeded
 }
 
 // reached says whether the deployment is where it should be, or can't get there.
@@ -107,7 +116,11 @@ func reached(d *apiv1.DeploymentStatus, o followOptions) (bool, error) {
 func lastWords(d *apiv1.DeploymentStatus) string {
 	for _, r := range d.Replicas {
 		if n := len(r.LastLines); n > 0 {
-			return "\n  | " + strings.Join(r.LastLines[max(0, n-5):], "\n  | ")
+			var b strings.Builder
+			for _, l := range r.LastLines[max(0, n-lastLinesShown):] {
+				b.WriteString("\n  | " + printable(l))
+			}
+			return b.String()
 		}
 	}
 	return ""
@@ -125,41 +138,4 @@ func notInTime(d *apiv1.DeploymentStatus, o followOptions) error {
 		return fail(ExitNotPlaced, "penstock status "+d.Name, "%s is accepted but not placed after %s: %s", d.Name, o.timeout, orDash(d.Reason))
 	}
 	return fail(ExitTimeout, "penstock status "+d.Name, "%s is %s, not %s, after %s: %s", d.Name, d.State, o.until, o.timeout, orDash(d.Reason))
-}
-
-// sayProgress prints a line for each replica whose state or reason changed, and progress of loading every tenth.
-// Who waits for the end does not want to hear of what has not begun to end.
-func sayProgress(inv *invocation, d *apiv1.DeploymentStatus, until string, now time.Time, said map[string]string) {
-	for _, r := range d.Replicas {
-		if until == "stopped" && r.State != "draining" && r.State != "ended" {
-			continue
-		}
-		text := r.State
-		if reason := reasonText(r, now); reason != "" && r.State != "ready" {
-			text += ": " + reason
-		}
-		key := r.Launch
-		if p := r.Loading; r.State == "loading" && p.GetBytesTotal() > 0 {
-			if step := fmt.Sprint(10 * p.BytesDone / p.BytesTotal); said[key+"#"] == r.State+step {
-				continue
-			} else {
-				said[key+"#"] = r.State + step
-			}
-		} else if said[key+"#"] == r.State && r.State == "loading" {
-			continue
-		} else {
-			said[key+"#"] = r.State
-		}
-		sayOnce(inv, said, key, fmt.Sprintf("%s %s: %s", d.Name, r.Name, text))
-	}
-	if d.State != "ready" && d.Reason != "" {
-		sayOnce(inv, said, "deployment", d.Name+": "+d.Reason)
-	}
-}
-
-func sayOnce(inv *invocation, said map[string]string, key, text string) {
-	if said[key] != text {
-		said[key] = text
-		inv.say("%s", text)
-	}
 }

@@ -44,7 +44,9 @@ func printWhy(inv *invocation, r *apiv1.RequestRecord) {
 	fmt.Fprintf(inv.Out, "  %s\n", strings.Join(facts, ", "))
 	for i, a := range r.Attempts {
 		fmt.Fprintf(inv.Out, "  %d. %s: %s\n", i+1, a.Replica, a.Reason)
-		fmt.Fprintf(inv.Out, "     predicted %.1f ms%s\n", a.PredictedMs, suffix(" = ", partsText(a.PartsMs)))
+		if a.PredictedMs > 0 {
+			fmt.Fprintf(inv.Out, "     predicted %.1f ms%s\n", a.PredictedMs, suffix(" = ", partsText(a.PartsMs)))
+		}
 		if a.Tokens > 0 {
 			fmt.Fprintf(inv.Out, "     %d tokens came from it\n", a.Tokens)
 		}
@@ -65,9 +67,11 @@ func suffix(sep, s string) string {
 }
 
 func partsText(parts map[string]float64) string {
-	names := make([]string, 0, len(parts))
-	for n := range parts {
-		names = append(names, n)
+	var names []string
+	for n, ms := range parts {
+		if ms >= 0.05 { // else it would show as 0.0
+			names = append(names, n)
+		}
 	}
 	sort.Strings(names)
 	for i, n := range names {

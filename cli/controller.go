@@ -61,7 +61,7 @@ type controller struct {
 // newController takes the term, opens every listener and writes the endpoint file. Nothing runs yet.
 func newController(ctx context.Context, inv *invocation, o serveOptions) (c *controller, err error) {
 	c = &controller{
-		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: prometheus.NewRegistry(),
+		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: newRegistry(),
 		shutdown: make(chan struct{}),
 	}
 	defer func() {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -20,8 +21,9 @@ type IO struct {
 	// Getenv is the environment; commands never ask os for it.
 	Getenv  func(string) string
 	Environ []string
-	Dir     string // working folder
-	Self    string // path of this binary
+	Dir     string           // working folder
+	Self    string           // path of this binary
+	Now     func() time.Time // nil = time.Now
 }
 
 // System is the process's own IO.
@@ -42,6 +44,13 @@ func System() IO {
 		std.Width = w
 	}
 	return std
+}
+
+func (std IO) now() time.Time {
+	if std.Now != nil {
+		return std.Now()
+	}
+	return time.Now()
 }
 
 // color says whether output to a terminal-or-not stream is coloured: NO_COLOR and CLICOLOR are honoured.

@@ -111,7 +111,8 @@ func plainValue(f protoreflect.FieldDescriptor, v protoreflect.Value) any {
 	return v.Interface()
 }
 
-// table prints aligned columns; rows have as many cells as the head. On a terminal the last column is cut to fit.
+// table prints aligned columns; rows have as many cells as the head. What does not fit into a terminal's line of the last
+// column, which is the one with words, goes below its row, whole.
 func (inv *invocation) table(head []string, rows [][]string) error {
 	widths := make([]int, len(head))
 	all := append([][]string{head}, rows...)
@@ -120,21 +121,20 @@ func (inv *invocation) table(head []string, rows [][]string) error {
 			widths[i] = max(widths[i], visible(cell))
 		}
 	}
+	last, before := len(head)-1, 0
+	for _, w := range widths[:last] {
+		before += w + 2
+	}
 	var out strings.Builder
 	for _, r := range all {
-		line := 0
-		for i, cell := range r {
-			if i == len(r)-1 {
-				if inv.Width > line+8 && visible(cell) > inv.Width-line {
-					cell = string([]rune(cell)[:inv.Width-line-1]) + "…"
-				}
-				out.WriteString(cell)
-				break
-			}
-			out.WriteString(cell + strings.Repeat(" ", widths[i]-visible(cell)+2))
-			line += widths[i] + 2
+		line := ""
+		for i, cell := range r[:last] {
+			line += cell + strings.Repeat(" ", widths[i]-visible(cell)+2)
 		}
-		out.WriteByte('\n')
+		if before < inv.Width && before+visible(r[last]) > inv.Width {
+			line = strings.TrimRight(line, " ") + "\n    "
+		}
+		out.WriteString(line + r[last] + "\n")
 	}
 	_, err := io.WriteString(inv.Out, out.String())
 	return err
@@ -144,6 +144,16 @@ func (inv *invocation) table(head []string, rows [][]string) error {
 func visible(s string) int { return utf8.RuneCountInString(colour.ReplaceAllString(s, "")) }
 
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+// printable is text of an engine or a cluster as it may stand in a line of ours: without colours and control characters.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, colour.ReplaceAllString(s, ""))
+}
 
 // say prints talk to stderr.
 func (inv *invocation) say(format string, args ...any) {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
@@ -123,7 +122,7 @@ func newAgentOptions(inv *invocation, o agentOptions) (agent.Options, func(), er
 	return agent.Options{
 		Join: join, Run: run, Rank: o.rank, Nodes: o.nodes, Node: orDefault(o.node, host), Hostname: host, Job: jobID(inv, o.job, join.Launch, run),
 		Version: Version(), Self: inv.Self, RuntimeDir: filepath.Join(inv.set.get("runtimeDir"), "agent"), ListenHost: o.listenHost,
-		Environ: inv.Environ, Sampler: sampler, SamplerErr: samplerErr, Log: log, Registry: prometheus.NewRegistry(),
+		Environ: inv.Environ, Sampler: sampler, SamplerErr: samplerErr, Log: log, Registry: newRegistry(),
 		Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 	}, done, nil
 }

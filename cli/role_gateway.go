@@ -165,7 +165,7 @@ func runGateway(ctx context.Context, inv *invocation, name string) error {
 	if listener.lost != "" {
 		g.log.Warn().Str("lost", listener.lost).Str("url", g.url).Msg("another process has taken the port where the gateway was before")
 	}
-	registry := prometheus.NewRegistry()
+	registry := newRegistry()
 	up := newUpstream(g.holder.Certificate, g.pool)
 	defer up.Close()
 	g.gateway, err = newGateway(inv, gatewayParts{name: g.name, upstream: up, record: g.record, registry: registry, log: g.log, state: g.state})

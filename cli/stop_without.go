@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/ledger"
@@ -18,7 +17,7 @@ import (
 // the controller was not reached.
 func stopWithout(ctx context.Context, inv *invocation, o stopOptions, cause error) (err error) {
 	c := &controller{
-		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: prometheus.NewRegistry(),
+		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: newRegistry(),
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
 	if c.log, err = inv.logger(); err != nil {
@@ -42,22 +41,46 @@ func stopWithout(ctx context.Context, inv *invocation, o stopOptions, cause erro
 }
 
 // wantNothing notes that deployments are stopped, and returns their names.
-func (c *controller) wantNothing(o stopOptions) ([]string, error) {
-	var names []string
-	for _, d := range c.ledger.Deployments() {
-		if o.all || slices.Contains(o.deployments, d.Name) {
+func (c *controller) wantNothing(o stopOptions) (names []string, err error) {
+	all := c.ledger.Deployments()
+	for _, d := range all {
+		if o.all {
 			names = append(names, d.Name)
-			if err := c.ledger.SetStopped(d.Name, true); err != nil && !errors.Is(err, ledger.ErrDamaged) {
-				return names, err
-			}
 		}
 	}
-	for _, name := range o.deployments {
-		if !slices.Contains(names, name) {
-			return names, fail(ExitNotFound, "", "deployment %q is not in the ledger", name)
+	for _, word := range o.deployments {
+		name, err := oneDeployment(all, word)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	for _, name := range names {
+		if err := c.ledger.SetStopped(name, true); err != nil && !errors.Is(err, ledger.ErrDamaged) {
+			return names, err
 		}
 	}
 	return names, nil
+}
+
+// oneDeployment finds a deployment by its name or the beginning of it.
+func oneDeployment(all []ledger.Deployment, word string) (string, error) {
+	var found []string
+	for _, d := range all {
+		if d.Name == word {
+			return word, nil
+		}
+		if strings.HasPrefix(d.Name, word) {
+			found = append(found, d.Name)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", fail(ExitNotFound, "", "deployment %q is not in the ledger", word)
+	case 1:
+		return found[0], nil
+	}
+	return "", usageError("deployment %q is ambiguous: it could be %s or %s", word, found[0], found[1])
 }
 
 const jobsPoll = 200 * time.Millisecond

@@ -115,7 +115,10 @@ func (in statusInput) replicaState(l cluster.Launch, r fleet.Replica) (state, re
 	case apiv1.Phase_PHASE_DRAINING:
 		return "draining", h.Message
 	case apiv1.Phase_PHASE_FAILED:
-		return "failed", strings.TrimSpace(h.Message + " " + h.Exit)
+		if h.Exit != "" && !strings.Contains(h.Message, h.Exit) {
+			return "failed", strings.TrimSpace(h.Message + " " + h.Exit)
+		}
+		return "failed", h.Message
 	case apiv1.Phase_PHASE_STOPPED:
 		return "ended", h.Message
 	}

@@ -126,6 +126,7 @@ func TestReplicaStates(t *testing.T) {
 		{"told to drain", newPicture(1).launch("a", 0, phase(cluster.Draining), func(l *cluster.Launch) { l.DrainReason = "scaled down" }).ready(), "draining: scaled down"},
 		{"drains by itself", newPicture(1).launch("a", 0).seen(0, &apiv1.Health{Phase: apiv1.Phase_PHASE_DRAINING, Message: "signal terminated"}), "draining: signal terminated"},
 		{"failed, says its agent", newPicture(1).launch("a", 0).seen(0, &apiv1.Health{Phase: apiv1.Phase_PHASE_FAILED, Message: "the engine ended", Exit: "exit 3"}), "failed: the engine ended exit 3"},
+		{"its agent says how it ended in words", newPicture(1).launch("a", 0).seen(0, &apiv1.Health{Phase: apiv1.Phase_PHASE_FAILED, Message: "the engine ended: exit 3", Exit: "exit 3"}), "failed: the engine ended: exit 3"},
 		{"stopped, says its agent", newPicture(1).launch("a", 0).seen(0, &apiv1.Health{Phase: apiv1.Phase_PHASE_STOPPED}), "ended: "},
 		{"failed for good", newPicture(1).launch("a", 0, failed("exit 3")), "failed: exit 3"},
 	} {
