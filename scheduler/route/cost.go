@@ -15,6 +15,10 @@ const (
 	kvFullMs = 1000.0
 )
 
+// silentMs is what a replica costs that does not tell how loaded it is while others do, as much as some waiting prompts:
+// an engine that hangs tells nothing, and must not look idle beside one that tells of a queue.
+const silentMs = 250.0
+
 // A replica whose job ends soon is worth less: its streams will have to move. From endsSoon before the end its cost rises
 // to endsSoonMs; within endsNow it is chosen only when there is nothing else.
 const (
@@ -34,9 +38,10 @@ type parts struct {
 	decode  float64 // open streams that share the engine's steps
 	kv      float64 // shortage of KV blocks
 	end     float64 // the job ends soon
+	silent  float64 // nobody knows its load, of others it is known
 }
 
-func (p parts) sum() float64 { return p.queue + p.prefill + p.decode + p.kv + p.end }
+func (p parts) sum() float64 { return p.queue + p.prefill + p.decode + p.kv + p.end + p.silent }
 
 // ask is a request with what follows from it for every candidate.
 type ask struct {
@@ -44,17 +49,30 @@ type ask struct {
 	prefill        float64
 	oldest, newest int64 // Unix milliseconds between which an engine's figures are fresh
 	soon           int64 // an end before this one costs
+	told           bool  // at least one candidate tells its load
 }
 
-func newAsk(r Request) *ask {
+func newAsk(r Request, candidates []Candidate) *ask {
 	prompt := r.PromptTokens
 	if prompt <= 0 {
 		prompt = typicalPrompt
 	}
-	return &ask{
+	a := &ask{
 		Request: r, prefill: float64(prompt) * prefillMs,
 		oldest: r.Now.Add(-freshFor).UnixMilli(), newest: r.Now.Add(freshFor).UnixMilli(), soon: r.Now.Add(endsSoon).UnixMilli(),
 	}
+	for i := range candidates {
+		if a.tells(&candidates[i]) {
+			a.told = true
+			break
+		}
+	}
+	return a
+}
+
+// tells reports whether anything is known of the engine's own load.
+func (a *ask) tells(c *Candidate) bool {
+	return (c.Running != nil || c.Waiting != nil || c.KVUsage != nil) && a.fresh(c)
 }
 
 // estimate says what the request would cost on c. It never falls when a figure of load rises.
@@ -62,7 +80,8 @@ func (a *ask) estimate(c *Candidate) (p parts) {
 	open := max(0, c.Inflight)
 	p.prefill = a.prefill
 	p.queue = float64(max(0, c.InflightTokens)) * prefillMs
-	if a.fresh(c) {
+	switch {
+	case a.tells(c):
 		engine := 0
 		if c.Running != nil {
 			engine += max(0, *c.Running)
@@ -75,6 +94,8 @@ func (a *ask) estimate(c *Candidate) (p parts) {
 		if c.KVUsage != nil && *c.KVUsage > kvFull {
 			p.kv = (min(*c.KVUsage, 1) - kvFull) / (1 - kvFull) * kvFullMs
 		}
+	case a.told:
+		p.silent = silentMs
 	}
 	p.decode = float64(open) * openMs
 	if c.EndsAt.UnixMilli() < a.soon && !c.EndsAt.IsZero() {

@@ -21,7 +21,7 @@ func Pick(r Request, candidates []Candidate) (Decision, error) {
 	if len(candidates) == 0 {
 		return Decision{}, ErrNoCandidate
 	}
-	a := newAsk(r)
+	a := newAsk(r, candidates)
 	costs := make([]float64, len(candidates))
 	least := 0.0
 	for i := range candidates {
@@ -36,7 +36,7 @@ func Pick(r Request, candidates []Candidate) (Decision, error) {
 	return Decision{
 		Launch: c.Launch, Replica: c.Replica, CostMs: costs[chosen],
 		Parts: map[string]float64{
-			"queue": p.queue, "prefill": p.prefill, "decode": p.decode, "kv": p.kv, "end": p.end,
+			"queue": p.queue, "prefill": p.prefill, "decode": p.decode, "kv": p.kv, "end": p.end, "silent": p.silent,
 		},
 		RunnersUp: runnersUp(candidates, costs, chosen),
 		Reason:    reason(a, c, p, len(candidates), equals),

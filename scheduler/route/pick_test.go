@@ -49,6 +49,15 @@ func TestPick(t *testing.T) {
 			"a",
 			"unknown (6 s old)",
 		},
+		"an engine that hangs is not an idle one": {
+			100,
+			[]Candidate{
+				{Launch: "a", Inflight: 6, SeenAt: fresh},
+				{Launch: "b", Inflight: 3, Running: new(6), Waiting: new(3), KVUsage: new(0.1), SeenAt: fresh},
+			},
+			"b",
+			"3 waiting",
+		},
 		"a queue is worse than open streams": {100, []Candidate{
 			{Launch: "a", Running: new(1), Waiting: new(2), SeenAt: fresh}, {Launch: "b", Running: new(8), Waiting: new(0), SeenAt: fresh},
 		}, "b", "0 waiting"},
@@ -150,7 +159,7 @@ func TestLoadNeverAttracts(t *testing.T) {
 		r, candidates := draws(t)
 		before, _ := Pick(r, candidates)
 		c := &candidates[rapid.IntRange(0, len(candidates)-1).Draw(t, "which")]
-		costBefore := newAsk(r).estimate(c).sum()
+		costBefore := newAsk(r, candidates).estimate(c).sum()
 		more := rapid.IntRange(1, 30).Draw(t, "more")
 		switch rapid.IntRange(0, 4).Draw(t, "what") {
 		case 0:
@@ -170,7 +179,7 @@ func TestLoadNeverAttracts(t *testing.T) {
 				c.KVUsage = new(*c.KVUsage + float64(more)/30)
 			}
 		}
-		if cost := newAsk(r).estimate(c).sum(); cost < costBefore {
+		if cost := newAsk(r, candidates).estimate(c).sum(); cost < costBefore {
 			t.Fatalf("more load made %+v cheaper: %v, then %v", *c, costBefore, cost)
 		}
 		after, _ := Pick(r, candidates)
@@ -190,7 +199,7 @@ func TestDecisionIsWhole(t *testing.T) {
 		}
 		least, found := math.Inf(1), false
 		for i := range candidates {
-			cost := newAsk(r).estimate(&candidates[i]).sum()
+			cost := newAsk(r, candidates).estimate(&candidates[i]).sum()
 			least = min(least, cost)
 			found = found || candidates[i].Launch == d.Launch && cost == d.CostMs
 		}
