@@ -24,6 +24,7 @@ func serveCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "run the controller, with a gateway",
 		Description: "Ends on ctrl-c or SIGTERM; deployments go on serving and are found again at the next start.\n" +
+			"A service manager that runs it must leave its children alone (systemd: KillMode=process).\n" +
 			"On a cluster whose nodes are other machines, --listen needs an address that they can dial.",
 		Flags: append(roleFlags("controller.listen", "gateway.listen", "gateway.advertise", "local.nodes"),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
@@ -92,6 +93,9 @@ func stopController(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return err
 	}
+	if err := awaitEnding(ctx, inv, client); err != nil {
+		return err
+	}
 	if _, err := client.Shutdown(ctx, &apiv1.ShutdownRequest{}); err != nil {
 		return err
 	}
@@ -110,6 +114,33 @@ func stopController(ctx context.Context, inv *invocation) error {
 	}
 	inv.say("controller of term %d has ended; deployments go on serving", v.Term)
 	return nil
+}
+
+// awaitEnding waits for replicas of stopped deployments: without a controller nobody would see to their end.
+func awaitEnding(ctx context.Context, inv *invocation, client apiv1.ControlServiceClient) error {
+	for said := false; ; said = true {
+		st, err := client.Status(ctx, &apiv1.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, d := range st.Deployments {
+			if d.State == "stopping" {
+				names = append(names, d.Name)
+			}
+		}
+		if len(names) == 0 {
+			return nil
+		}
+		if !said {
+			inv.say("waiting for the end of what was stopped: %s", strings.Join(names, ", "))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // processLives says whether the controller's process is still there, where it is on this host.

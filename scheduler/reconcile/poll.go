@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/scheduler/cluster"
@@ -21,12 +20,12 @@ type poll struct {
 	metrics metrics
 	wake    func()
 	poke    chan struct{}
-	stale   atomic.Bool   // the capacity is to be asked for with the next poll
 	first   chan struct{} // closed once both have been asked for
 
 	mu       sync.Mutex
 	jobs     answer[[]cluster.Job]
 	capacity answer[cluster.Capacity]
+	changed  time.Time // what was asked before this says nothing about the capacity
 }
 
 // answer is the last answer to one question.
@@ -58,9 +57,12 @@ func (p *poll) soon() {
 	}
 }
 
-// refresh has everything asked for anew.
+// refresh has everything asked for anew. The capacity is not known until then: what was asked for before knows nothing of
+// the nodes that a new file declares.
 func (p *poll) refresh() {
-	p.stale.Store(true)
+	p.mu.Lock()
+	p.changed = time.Now()
+	p.mu.Unlock()
 	p.soon()
 }
 
@@ -70,7 +72,7 @@ func (p *poll) run(ctx context.Context) error {
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		ask(ctx, p, "Jobs", &p.jobs, p.cluster.Jobs)
-		if n%capacityEvery == 0 || p.stale.Swap(false) || !p.answers(time.Now()).capacityKnown {
+		if n%capacityEvery == 0 || !p.answers(time.Now()).capacityKnown {
 			ask(ctx, p, "Capacity", &p.capacity, p.cluster.Capacity)
 		}
 		if n == 0 {
@@ -124,7 +126,7 @@ func (p *poll) answers(now time.Time) answers {
 	a := answers{jobs: p.jobs, capacity: p.capacity}
 	patience := 3*p.every + p.timeout
 	a.jobsKnown = p.jobs.err == nil && p.jobs.n > 0 && now.Sub(p.jobs.asked) <= patience
-	a.capacityKnown = p.capacity.err == nil && p.capacity.n > 0 && now.Sub(p.capacity.asked) <= capacityEvery*patience
+	a.capacityKnown = p.capacity.err == nil && p.capacity.n > 0 && now.Sub(p.capacity.asked) <= capacityEvery*patience && !p.capacity.asked.Before(p.changed)
 	switch {
 	case p.jobs.err != nil:
 		a.why = p.jobs.err.Error()

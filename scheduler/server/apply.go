@@ -63,10 +63,10 @@ func (c controlAPI) Apply(ctx context.Context, req *apiv1.ApplyRequest) (*apiv1.
 	if err != nil {
 		return nil, answer(err)
 	}
+	c.s.o.Loop.Refresh() // at once: until then the loop knows nothing of nodes that the file declares
 	if changed {
 		c.s.note("applied", d.Name, "", fmt.Sprintf("revision %d from %s is current", rev, orReason(req.Source, "standard input")))
 	}
-	c.s.o.Loop.Refresh()
 	return &apiv1.ApplyResponse{Deployment: d.Name, Revision: uint32(rev), Changed: changed, Actions: wireActions(actions, d.Name)}, nil
 }
 
