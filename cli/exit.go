@@ -104,11 +104,14 @@ func report(std IO, asJSON bool, err error) int {
 		fmt.Fprintln(std.Out, string(text))
 		return code
 	}
-	prefix := "penstock: "
-	if std.color(std.ErrTTY) {
-		prefix = "\x1b[31mpenstock:\x1b[0m "
+	text := strings.TrimRight(message(err), "\n")
+	if !strings.HasPrefix(text, "penstock ") && !strings.HasPrefix(text, "penstock: ") { // usage errors name the command
+		text = "penstock: " + text
 	}
-	fmt.Fprintln(std.Err, prefix+strings.TrimRight(message(err), "\n"))
+	if std.color(std.ErrTTY) {
+		text = "\x1b[31mpenstock\x1b[0m" + strings.TrimPrefix(text, "penstock")
+	}
+	fmt.Fprintln(std.Err, text)
 	if hint != "" {
 		fmt.Fprintln(std.Err, "  "+strings.ReplaceAll(hint, "\n", "\n  "))
 	}
