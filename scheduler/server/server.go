@@ -142,6 +142,10 @@ var errClosing = connect.NewError(connect.CodeUnavailable, errors.New("the contr
 // maxMessage bounds one message from outside: a full state with a large range of block events fits.
 const maxMessage = 16 << 20
 
+// compressFrom is the size from which answers are compressed. Below it, as an acknowledgement is, compressing costs more
+// than everything else that is done about a report.
+const compressFrom = 4 << 10
+
 // Agents is the handler for the TLS listener: agents, gateways, and the owner from another host.
 func (s *Server) Agents() http.Handler { return s.authorize(s.mux(), byCertificate) }
 
@@ -155,11 +159,11 @@ func (s *Server) Owner() http.Handler {
 
 func (s *Server) mux() http.Handler {
 	mux := http.NewServeMux()
-	limit := connect.WithReadMaxBytes(maxMessage)
-	mux.Handle(apiv1.NewAgentServiceHandler(agentAPI{s}, limit))
-	mux.Handle(apiv1.NewGatewayServiceHandler(gatewayAPI{s}, limit))
-	mux.Handle(apiv1.NewEnrollServiceHandler(enrollAPI{s}, limit))
-	mux.Handle(apiv1.NewControlServiceHandler(controlAPI{s}, limit))
+	limits := connect.WithHandlerOptions(connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(compressFrom))
+	mux.Handle(apiv1.NewAgentServiceHandler(agentAPI{s}, limits))
+	mux.Handle(apiv1.NewGatewayServiceHandler(gatewayAPI{s}, limits))
+	mux.Handle(apiv1.NewEnrollServiceHandler(enrollAPI{s}, limits))
+	mux.Handle(apiv1.NewControlServiceHandler(controlAPI{s}, limits))
 	return mux
 }
 
