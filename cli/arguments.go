@@ -12,7 +12,7 @@ import (
 
 // orderArguments puts flags before arguments, as the library's parser needs them, and finds unknown commands and flags
 // itself, so that each gets the nearest name: `run f.yaml --wait`, `--json status` and `status --json` all work, and `--`
-// ends flags. Flags that are not there get the values of their variables. `help COMMAND` is `COMMAND --help`.
+// ends flags. Flags that are not there get the values of their variables. Where help is asked for, the error is a helpText.
 func orderArguments(app *cli.App, args []string, getenv func(string) string) ([]string, error) {
 	if len(args) == 0 {
 		return []string{app.Name}, nil
@@ -44,7 +44,7 @@ func orderArguments(app *cli.App, args []string, getenv func(string) string) ([]
 	}
 	if cmd == nil || len(cmd.Subcommands) > 0 {
 		if asksForHelp(early) || asksForHelp(rest) {
-			return append(path, "--help"), nil
+			return nil, helpOf(app, cmd, path)
 		}
 		if slices.Contains(early, "--version") {
 			return []string{args[0], "version"}, nil
@@ -56,8 +56,11 @@ func orderArguments(app *cli.App, args []string, getenv func(string) string) ([]
 	if err != nil {
 		return nil, err
 	}
+	if asksForHelp(flags) || asksForHelp(early) {
+		return nil, helpOf(app, cmd, path)
+	}
 	fromEnv, err := fromEnvironment(cmd, flags, getenv)
-	if err != nil && !asksForHelp(flags) {
+	if err != nil {
 		return nil, err
 	}
 	out := append(append(append(path, early...), fromEnv...), flags...)
@@ -152,9 +155,9 @@ func unknown(where, name string, level []*cli.Command) error {
 	return &exitError{code: ExitUsage, err: fmt.Errorf("%s: unknown command %q", where, name), hint: hint}
 }
 
-func unknownCommand(_, name string, app *cli.App, cmd *cli.Command) error {
-	if cmd != nil && len(cmd.Subcommands) > 0 {
-		return unknown("penstock "+cmd.Name, name, cmd.Subcommands)
+func unknownCommand(name string, app *cli.App, group *cli.Command) error {
+	if group != nil {
+		return unknown(app.Name+" "+group.Name, name, group.Subcommands)
 	}
-	return unknown("penstock", name, app.Commands)
+	return unknown(app.Name, name, app.Commands)
 }

@@ -29,7 +29,11 @@ func TestFlagsStandBeforeOrAfterArguments(t *testing.T) {
 		{in: "run -- --odd-name.yaml", want: "run -- --odd-name.yaml"},
 		{in: "run -", want: "run -- -"},
 		{in: "key create --rpm 5 me", want: "key create --rpm 5 -- me"},
-		{in: "status --help", want: "status --help"},
+		{in: "status -- --help", want: "status -- --help"},
+		{in: "scale demo -- mixed=1", want: "scale -- demo mixed=1"},
+		{in: "logs demo -- -f", want: "logs -- demo -f"},
+		{in: "-- status", want: "-- status"},
+		{in: "", want: ""},
 		{in: "run f.yaml --detatch", bad: "did you mean --detach?"},
 		{in: "run f.yaml --timeout", bad: "needs a value"},
 		{in: "statsu", bad: `did you mean "penstock status"?`},
@@ -56,7 +60,33 @@ func TestFlagsStandBeforeOrAfterArguments(t *testing.T) {
 	}
 }
 
-// Every flag has a variable of its own, and no two commands mean different things by one alias.
+// TestHelp: help is on stdout and ends with 0, however it is asked for, and whatever else is wrong.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	tt := newTerminal(t, nil)
+	tt.env["PENSTOCK_TIMEOUT"] = "soon"
+	for name, lines := range map[string][]string{
+		"help":            {"", "--help", "-h", "help", "--json --help"},
+		"help-run":        {"run --help", "run -h", "help run", "run f.yaml --help", "--help run", "--json run --help"},
+		"help-key":        {"key", "key --help", "help key"},
+		"help-key-create": {"key create --help", "help key create", "key --help create"},
+	} {
+		for _, line := range lines {
+			code, out, talk := tt.run(strings.Fields(line)...)
+			if code != 0 || talk != "" {
+				t.Errorf("%q: exit %d: %s", line, code, talk)
+			}
+			golden(t, name, out)
+		}
+	}
+	for _, line := range []string{"helo", "help nothing", "key nothing --help"} {
+		if code, out, _ := tt.run(strings.Fields(line)...); code != ExitUsage || out != "" {
+			t.Errorf("%q: exit %d: %s", line, code, out)
+		}
+	}
+}
+
+// TestEveryCommandIsWhole: no two commands mean different things by one name, and each says what it is.
 func TestEveryCommandIsWhole(t *testing.T) {
 	seen := map[string]string{}
 	for _, c := range newApp(testIO(nil)).Commands {

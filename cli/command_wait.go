@@ -50,19 +50,25 @@ type followOptions struct {
 	said       string // why nothing is placed yet, where that has been said already
 }
 
-const followEvery = 300 * time.Millisecond
+const (
+	followEvery = 300 * time.Millisecond
+	firstLook   = 5 * time.Second // more than the timeout, so that what is told at its end is known
+)
 
 // follow waits and says on stderr what is waited for. Ctrl-c ends the waiting only.
 func follow(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, o followOptions) error {
-	wait, cancel := ctx, context.CancelFunc(func() {})
+	wait, look := ctx, ctx
 	if o.timeout > 0 {
+		var cancel, cancelLook context.CancelFunc
 		wait, cancel = context.WithTimeout(ctx, o.timeout)
+		defer cancel()
+		look, cancelLook = context.WithTimeout(ctx, o.timeout+firstLook)
+		defer cancelLook()
 	}
-	defer cancel()
 	p := newProgress(inv, o)
 	var last *apiv1.DeploymentStatus
-	for {
-		st, err := control.Status(wait, &apiv1.StatusRequest{Deployment: o.deployment})
+	for ; ; look = wait {
+		st, err := control.Status(look, &apiv1.StatusRequest{Deployment: o.deployment})
 		switch {
 		case err == nil && len(st.Deployments) > 0:
 			last = st.Deployments[0]

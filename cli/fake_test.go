@@ -153,8 +153,9 @@ func (f *fakeControl) hold(ctx context.Context) error {
 // terminal is a command line for tests: its folders, environment and what it is attached to.
 type terminal struct {
 	IO
-	env map[string]string
-	ctx context.Context
+	env      map[string]string
+	ctx      context.Context
+	onOutput func() // called at each write to stdout; may be nil
 }
 
 // newTerminal is a command line in a folder of its own, beside the controller f; nil = none runs.
@@ -221,6 +222,7 @@ var testCA = func() func(*testing.T) string {
 // run runs a command and returns its exit code and what it printed.
 func (tt *terminal) run(args ...string) (code int, out, talk string) {
 	var o, e syncBuffer
+	o.hook = tt.onOutput
 	std := tt.IO
 	std.Out, std.Err = &o, &e
 	code = runArgs(tt.ctx, append([]string{"penstock"}, args...), std)
@@ -229,11 +231,15 @@ func (tt *terminal) run(args ...string) (code int, out, talk string) {
 
 // syncBuffer is a buffer that may be read while a command still writes.
 type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	hook func()
+	mu   sync.Mutex
+	buf  bytes.Buffer
 }
 
 func (b *syncBuffer) Write(p []byte) (int, error) {
+	if b.hook != nil {
+		b.hook()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.Write(p)
@@ -296,4 +302,35 @@ func contains(t *testing.T, what, text string, parts ...string) {
 // answerWith answers every Status with one message.
 func answerWith(st *apiv1.StatusResponse) func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
 	return func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) { return st, nil }
+}
+
+// everythingWorks is a controller to which all goes well.
+func everythingWorks() *fakeControl {
+	ready := &apiv1.DeploymentStatus{
+		Name: "demo", State: "ready", Revision: 1, Roles: []*apiv1.RoleStatus{{Role: "mixed", Wanted: 1, Ready: 1}},
+		Replicas: []*apiv1.ReplicaStatus{{Name: "mixed/0", Role: "mixed", State: "ready", Launch: "l-1"}},
+	}
+	return &fakeControl{
+		apply: func(*apiv1.ApplyRequest) (*apiv1.ApplyResponse, error) {
+			return &apiv1.ApplyResponse{Deployment: "demo", Revision: 1}, nil
+		},
+		plan: func(*apiv1.PlanRequest) (*apiv1.PlanResponse, error) {
+			return &apiv1.PlanResponse{Deployment: "demo"}, nil
+		},
+		status: statusOf(ready), nodes: fixedNodes(), logs: []*apiv1.LogsResponse{{Replica: "mixed/0", Line: "x"}}, events: fixedEvents()[:1],
+		scale: func(q *apiv1.ScaleRequest) (*apiv1.ScaleResponse, error) {
+			return &apiv1.ScaleResponse{Deployment: q.Deployment}, nil
+		},
+		drain: func(*apiv1.DrainReplicaRequest) (*apiv1.DrainReplicaResponse, error) {
+			return &apiv1.DrainReplicaResponse{Launches: []string{"l-1"}}, nil
+		},
+		stop: func(q *apiv1.StopDeploymentRequest) (*apiv1.StopDeploymentResponse, error) {
+			return &apiv1.StopDeploymentResponse{Deployments: []string{q.Deployment}}, nil
+		},
+		createKey: func(q *apiv1.CreateKeyRequest) (*apiv1.CreateKeyResponse, error) {
+			return &apiv1.CreateKeyResponse{Key: &apiv1.Key{Id: "abc", Name: q.Name}, Secret: "psk-abc-secret"}, nil
+		},
+		endpoint: &apiv1.EndpointResponse{Url: "http://127.0.0.1:1/v1", Models: []string{"tiny"}}, keys: fixedKeys(), why: fixedWhy(),
+		version: &apiv1.VersionResponse{Version: "v1"},
+	}
 }

@@ -7,10 +7,24 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// The help texts: examples first, since they are what people copy.
+// helpText is what is printed where help is asked for. It is the error of a command line that asks for it.
+type helpText string
 
-const appHelp = `penstock - {{.Usage}}
+func (helpText) Error() string { return "help was asked for" }
 
+// helpOf is the help of a command, whose path is all words from the program's name on, or of the program. Examples stand
+// first, since they are what people copy.
+func helpOf(app *cli.App, c *cli.Command, path []string) helpText {
+	if c == nil {
+		return programHelp(app)
+	}
+	return commandHelp(c, strings.Join(append([]string{app.Name}, path[1:]...), " "))
+}
+
+func programHelp(app *cli.App) helpText {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s - %s\n", app.Name, app.Usage)
+	b.WriteString(`
   penstock serve --detach                 start the controller and the gateway
   penstock run qwen.yaml                  start a deployment, wait until it is ready
   penstock key create me                  make an API key
@@ -19,27 +33,33 @@ const appHelp = `penstock - {{.Usage}}
 Usage: penstock COMMAND [FLAGS] [ARGUMENTS]
 Flags may stand before or after arguments; -- ends flags. penstock COMMAND --help lists them.
 
-Commands:{{range .VisibleCommands}}
-  {{printf "%-11s" .Name}} {{.Usage}}{{end}}
+`)
+	writeCommands(&b, app.Commands)
+	b.WriteString("\nEach flag has a variable of its name: --dry-run has PENSTOCK_DRY_RUN. Global flags are on every command, and stand in\n" +
+		".penstock.yaml, the user's and the site's file too. A flag wins over its variable, a variable over files:\n" +
+		"`penstock config view --origin` shows where a value comes from.\n\n" +
+		"Exit codes: 0 ok, 1 error, 2 accepted but not placed, 3 not found, 4 authentication needed, 5 timed out,\n" +
+		"6 deployment failed or was rolled back, 64 usage, 130 interrupted. plan: 0 no change, 1 change, 255 error.\n")
+	return helpText(b.String())
+}
 
-Each flag has a variable of its name: --dry-run has PENSTOCK_DRY_RUN. Global flags are on every command, and stand in
-.penstock.yaml, the user's and the site's file too. A flag wins over its variable, a variable over files:
-` + "`penstock config view --origin`" + ` shows where a value comes from.
+func writeCommands(b *strings.Builder, commands []*cli.Command) {
+	b.WriteString("Commands:\n")
+	for _, c := range commands {
+		if !c.Hidden {
+			fmt.Fprintf(b, "  %-11s %s\n", c.Name, c.Usage)
+		}
+	}
+}
 
-Exit codes: 0 ok, 1 error, 2 accepted but not placed, 3 not found, 4 authentication needed, 5 timed out,
-6 deployment failed or was rolled back, 64 usage, 130 interrupted. plan: 0 no change, 1 change, 255 error.
-`
-
-// helpText is the help of a command whose full name is name.
-func helpText(c *cli.Command, name string) string {
+// commandHelp is the help of a command whose full name is name.
+func commandHelp(c *cli.Command, name string) helpText {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s - %s\n\n", name, c.Usage)
 	if len(c.Subcommands) > 0 {
-		fmt.Fprintf(&b, "Usage: %s COMMAND [FLAGS] [ARGUMENTS]\n\nCommands:\n", name)
-		for _, s := range c.Subcommands {
-			fmt.Fprintf(&b, "  %-11s %s\n", s.Name, s.Usage)
-		}
-		return b.String()
+		fmt.Fprintf(&b, "Usage: %s COMMAND [FLAGS] [ARGUMENTS]\n\n", name)
+		writeCommands(&b, c.Subcommands)
+		return helpText(b.String())
 	}
 	usage := "Usage: " + name + " [FLAGS]"
 	if c.ArgsUsage != "" {
@@ -52,11 +72,8 @@ func helpText(c *cli.Command, name string) string {
 	own, global := flagLines(c.Flags)
 	writeFlags(&b, "Flags", own)
 	writeFlags(&b, "Global flags", global)
-	return b.String()
+	return helpText(b.String())
 }
-
-// literal makes a template that prints the text as it is.
-func literal(text string) string { return strings.ReplaceAll(text, "{{", `{{"{{"}}`) }
 
 // flagLine is a flag as help shows it, and what it does.
 type flagLine struct{ flag, does string }

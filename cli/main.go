@@ -9,6 +9,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io"
 	"os/signal"
 	"syscall"
 
@@ -31,6 +32,10 @@ func runArgs(ctx context.Context, args []string, std IO) int {
 	if err == nil {
 		err = app.RunContext(ctx, ordered)
 	}
+	var help helpText
+	if errors.As(err, &help) {
+		_, err = io.WriteString(std.Out, string(help))
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = &exitError{code: ExitInterrupted, err: errors.New("interrupted; deployments go on running")}
 	}
@@ -43,34 +48,32 @@ func newApp(std IO) *cli.App {
 		Name:            "penstock",
 		Usage:           "large language models on machines that you have, behind one OpenAI-compatible endpoint",
 		HideVersion:     true,
+		HideHelp:        true, // orderArguments sees to it; the library's own flag is shared between all of a process
 		HideHelpCommand: true,
 		Reader:          std.In, Writer: std.Out, ErrWriter: std.Err,
 		ExitErrHandler:            func(*cli.Context, error) {}, // report alone maps errors to exit codes
 		OnUsageError:              usageFromLibrary,
 		DisableSliceFlagSeparator: true,
-		CustomAppHelpTemplate:     appHelp,
 		Action:                    helpOrUnknown,
 		Commands:                  commands(std),
 	}
 	for _, c := range app.Commands {
-		finish(c, app.Name)
+		finish(c)
 	}
 	return app
 }
 
-// finish gives a command what the library does not inherit. parent is the words before its name.
-func finish(c *cli.Command, parent string) {
-	name := parent + " " + c.Name
-	c.HideHelpCommand = true
+// finish gives a command what the library does not inherit.
+func finish(c *cli.Command) {
+	c.HideHelp, c.HideHelpCommand = true, true
 	c.OnUsageError = usageFromLibrary
 	if len(c.Subcommands) > 0 {
 		c.Action = helpOrUnknown
 	} else {
 		c.Flags = append(c.Flags, globalFlags()...)
 	}
-	c.CustomHelpTemplate = literal(helpText(c, name))
 	for _, s := range c.Subcommands {
-		finish(s, name)
+		finish(s)
 	}
 }
 
@@ -78,11 +81,12 @@ func usageFromLibrary(_ *cli.Context, err error, _ bool) error { return usageErr
 
 // helpOrUnknown is the action of everything that only groups commands.
 func helpOrUnknown(c *cli.Context) error {
+	group := c.Command
+	if len(group.Subcommands) == 0 || group.Name == c.App.Name {
+		group = nil
+	}
 	if c.Args().Present() {
-		return unknownCommand(c.Command.Name, c.Args().First(), c.App, c.Command)
+		return unknownCommand(c.Args().First(), c.App, group)
 	}
-	if c.Command != nil && c.Command.Name != c.App.Name && c.Command.Name != "" && len(c.Command.Subcommands) > 0 {
-		return cli.ShowSubcommandHelp(c)
-	}
-	return cli.ShowAppHelp(c)
+	return helpOf(c.App, group, []string{c.App.Name, c.Command.Name})
 }

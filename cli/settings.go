@@ -251,8 +251,8 @@ func wantsJSON(args []string, std IO) bool {
 			break
 		}
 		if name, v, inline := strings.Cut(strings.TrimLeft(a, "-"), "="); strings.HasPrefix(a, "-") && name == "json" {
-			b, err := strconv.ParseBool(v)
-			return !inline || b || err != nil
+			b, _ := strconv.ParseBool(v)
+			return !inline || b
 		}
 	}
 	set, err := resolve(nil, std)
