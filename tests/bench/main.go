@@ -1,0 +1,169 @@
+// Command bench measures Penstock against a reference in the same run and prints one line for each figure:
+//
+//	BENCH name value unit reference ref_value ratio
+//
+// The ratio is such that more is better and 1 is like the reference; where nothing else is natural, the reference is a
+// goal. Lines that begin with # say on what machine, and how busy others kept it. Every figure is taken side by side with
+// its reference, alternating, over several rounds, and is the median of them. Nothing here passes or fails.
+//
+// gateway: the real path, a client → `penstock gateway` → `penstock agent` (mTLS) → an engine, against the same engine over
+// its unix socket. The engine is a process of this program that the agents start by engine.command: it answers at a
+// pace (20 tokens a second for each stream), and writes into every event the time at which it sends it. So what is on
+// its way is told from what the engine itself is late:
+//
+//	token:  arrival at the client − time that the engine wrote into the event
+//	TTFT:   (arrival of the first token − request sent) − (first token sent by the engine − request read by the engine)
+//	added:  quantile through the gateway − the same quantile on the direct way, with the same load
+//
+// Streams run at phases of their own (a real engine's API server writes out the tokens of a step one after the other).
+// "step" figures have all streams of one engine send at the same instant, as if it cost nothing: the hardest case, in which
+// most of the time is spent waiting for the tokens before it. All processes, the engine and the client too, share this
+// machine's cores. Requests per core: CPU time of the gateway's process while clients keep the machine busy, with key,
+// limits and metering, against httputil.ReverseProxy (FlushInterval −1, no checks at all) in a process of its own in front
+// of the same agents.
+//
+// plan: plan.Plan, and whole cycles of reconcile.Loop over a simulated cluster and a real ledger, for 10,000 replicas on
+// 1,000 nodes. Linearity is taken from 5,000 replicas on 500 nodes.
+//
+// agent: CPU and memory of a real `penstock agent` of a local deployment, with 8 GPUs of a stub NVML that is found by dlopen.
+// What the driver itself would take is not in it.
+//
+// controller: ledger, fleet, reconcile loop and server as in `penstock serve`, over a simulated cluster that "starts" 1,000
+// jobs, and as many simulated agents in one other process: each joins with its own token, keeps a TLS connection of its
+// own, and reports 8 GPUs, load and KV cache each second. A gateway watches. The report's lag is the time until its
+// acknowledgement has come, with the cost of 1,000 agents on the same cores.
+//
+// -profile DIR writes CPU profiles: the real program then runs inside this one. Its figures are not worth recording.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the command line.
+type options struct {
+	penstock string // the program that is measured
+	self     string // this program, for its other roles
+	profile  string // folder for CPU profiles; empty = none
+	record   bool
+	priority bool
+	parts    []part
+	rows     []string // of the gateway's part; empty = all
+}
+
+// wants says whether a row is to be measured.
+func (o *options) wants(row string) bool { return o.rows == nil || slices.Contains(o.rows, row) }
+
+// part is one group of figures.
+type part struct {
+	name    string
+	measure func(context.Context, *options, *report) error
+}
+
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}}
+
+func main() {
+	if code, ok := playRole(os.Args); ok {
+		os.Exit(code)
+	}
+	o, err := parse()
+	if err == nil {
+		err = run(o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parse() (*options, error) {
+	o := &options{}
+	flag.StringVar(&o.penstock, "penstock", "bin/penstock", "the program to measure")
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles into this folder")
+	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
+	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: let what is measured run first")
+	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,1000_step,stream,whole")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller")
+	flag.Parse()
+	var err error
+	for _, path := range []*string{&o.penstock, &o.profile} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return nil, err
+		}
+	}
+	if o.self, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		if *only == "all" || slices.Contains(strings.Split(*only, ","), p.name) {
+			o.parts = append(o.parts, p)
+		}
+	}
+	if len(o.parts) == 0 {
+		return nil, fmt.Errorf("-only %s names no part; there are gateway, plan, agent and controller", *only)
+	}
+	if *rows != "" {
+		o.rows = strings.Split(*rows, ",")
+	}
+	if o.record && (o.rows != nil || o.profile != "" || len(o.parts) < len(parts)) {
+		return nil, errors.New("-record needs a whole run without -profile and -rows")
+	}
+	return o, nil
+}
+
+func run(o *options) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := raiseFileLimit(); err != nil {
+		return err
+	}
+	if o.profile != "" {
+		var err error
+		if o.self, err = copySelf(o.self, o.profile); err != nil {
+			return err
+		}
+		o.penstock = o.self
+	}
+	r := &report{out: os.Stdout}
+	machine(r, o)
+	for _, p := range o.parts {
+		begin := time.Now()
+		neighbours(r, p.name)
+		if o.priority {
+			prefer(os.Getpid())
+		}
+		if err := p.measure(ctx, o, r); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		r.note("%s took %.0f s", p.name, time.Since(begin).Seconds())
+	}
+	if o.record {
+		return r.save("tests/bench/RESULTS.md")
+	}
+	return nil
+}
+
+// raiseFileLimit allows as many open files as the system gives; the processes that are started inherit it.
+func raiseFileLimit() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read the limit of open files: %w", err)
+	}
+	if limit.Cur = limit.Max; limit.Max < 8192 {
+		return fmt.Errorf("1,000 streams need 8,192 open files in one process, the system allows %d: raise `ulimit -Hn`", limit.Max)
+	}
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+}
