@@ -87,7 +87,7 @@ func message(err error) string {
 
 // report prints an error in the form that was asked for and returns the exit code. Talk goes to stderr; with --json the
 // error is the data and goes to stdout.
-func report(std IO, asJSON bool, err error) int {
+func report(std IO, args []string, err error) int {
 	if err == nil {
 		return ExitOK
 	}
@@ -96,7 +96,7 @@ func report(std IO, asJSON bool, err error) int {
 	if errors.As(err, &e) && e.silent {
 		return code
 	}
-	if asJSON {
+	if wants("json", args, std) {
 		doc := map[string]any{"schema": "penstock.error/v1", "error": map[string]any{
 			"code": codeNames[code], "exit": code, "message": message(err), "hint": hint,
 		}}
@@ -108,7 +108,7 @@ func report(std IO, asJSON bool, err error) int {
 	if !strings.HasPrefix(text, "penstock ") && !strings.HasPrefix(text, "penstock: ") { // usage errors name the command
 		text = "penstock: " + text
 	}
-	if std.color(std.ErrTTY) {
+	if std.color(std.ErrTTY) && !wants("noColor", args, std) {
 		text = "\x1b[31mpenstock\x1b[0m" + strings.TrimPrefix(text, "penstock")
 	}
 	fmt.Fprintln(std.Err, text)

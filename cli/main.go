@@ -39,7 +39,7 @@ func runArgs(ctx context.Context, args []string, std IO) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = &exitError{code: ExitInterrupted, err: errors.New("interrupted; deployments go on running")}
 	}
-	return report(std, wantsJSON(args, std), err)
+	return report(std, args, err)
 }
 
 // newApp builds the command table anew, so that parallel tests share nothing.

@@ -244,21 +244,23 @@ func flatten(prefix string, m map[string]any, out map[string]string) {
 	}
 }
 
-// wantsJSON answers for report, which also speaks of errors that came before any parsing.
-func wantsJSON(args []string, std IO) bool {
+// wants tells whether a setting that is true or false is true, for report, which also speaks of errors that came before any
+// parsing.
+func wants(key string, args []string, std IO) bool {
+	s := settings[slices.IndexFunc(settings, func(s setting) bool { return s.Key == key })]
 	for _, a := range args {
 		if a == "--" {
 			break
 		}
-		if name, v, inline := strings.Cut(strings.TrimLeft(a, "-"), "="); strings.HasPrefix(a, "-") && name == "json" {
+		if name, v, inline := strings.Cut(strings.TrimLeft(a, "-"), "="); strings.HasPrefix(a, "-") && name == s.Flag {
 			b, _ := strconv.ParseBool(v)
 			return !inline || b
 		}
 	}
 	set, err := resolve(nil, std)
 	if err != nil {
-		b, _ := strconv.ParseBool(std.Getenv("PENSTOCK_JSON"))
+		b, _ := strconv.ParseBool(std.Getenv(s.Env()))
 		return b
 	}
-	return set.is("json")
+	return set.is(key)
 }
