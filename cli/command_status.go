@@ -64,16 +64,22 @@ func printStatus(inv *invocation, st *apiv1.StatusResponse, wide bool) error {
 			return err
 		}
 	}
-	if wide && len(st.Gateways) > 0 {
-		fmt.Fprintln(inv.Out)
-		for _, g := range st.Gateways {
-			fmt.Fprintf(inv.Out, "gateway %s  %s  seen %s ago\n", g.Name, orDash(g.Url), ageText(st.At.AsTime().Sub(g.SeenAt.AsTime())))
-		}
+	if wide {
+		printGateways(inv, st)
 	}
 	for _, w := range st.Warnings {
 		inv.say("warning: %s", w)
 	}
 	return nil
+}
+
+func printGateways(inv *invocation, st *apiv1.StatusResponse) {
+	if len(st.Deployments) > 0 && len(st.Gateways) > 0 {
+		fmt.Fprintln(inv.Out)
+	}
+	for _, g := range st.Gateways {
+		fmt.Fprintf(inv.Out, "gateway %s  %s  seen %s ago\n", g.Name, orDash(g.Url), ageText(st.At.AsTime().Sub(g.SeenAt.AsTime())))
+	}
 }
 
 func roleText(r *apiv1.RoleStatus) string {

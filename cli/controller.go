@@ -216,6 +216,7 @@ func (c *controller) listen(o serveOptions) (err error) {
 // wire makes the loops and servers.
 func (c *controller) wire(o serveOptions) (err error) {
 	c.upstream = newUpstream(c.holder.Certificate, c.ca.Pool())
+	c.defer_(func() error { c.upstream.Close(); return nil })
 	c.publisher = fleet.NewPublisher(fleet.PublisherOptions{Source: c.view, Changed: c.fleet.Changed, Term: c.endpoint.Term})
 	if c.loop, err = reconcile.New(c.reconcileOptions()); err != nil {
 		return err

@@ -81,6 +81,8 @@ func TestExitCodes(t *testing.T) {
 		{"wait demo", runs(&apiv1.DeploymentStatus{State: "stopped"}), 6, "was stopped"},
 
 		{"statsu", nil, 64, `did you mean "penstock status"?`},
+		{"-- statsu", nil, 64, `did you mean "penstock status"?`},
+		{"config -- veiw", nil, 64, `did you mean "penstock config view"?`},
 		{"status --wid", nil, 64, "did you mean --wide?"},
 		{"run", nil, 64, "needs a deployment file"},
 		{"key craete me", nil, 64, `did you mean "penstock key create"?`},

@@ -1,7 +1,9 @@
 package script
 
 import (
+	"regexp"
 	"strconv"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -29,4 +31,17 @@ func runPenstock(ts *testscript.TestScript, neg bool, binary string, args []stri
 	if got != want {
 		ts.Fatalf("penstock %v ended with %d, not with %d", args, got, want)
 	}
+}
+
+// runUntil runs a command until what it prints on stdout matches.
+func runUntil(ts *testscript.TestScript, binary, pattern string, args []string) {
+	want, err := regexp.Compile("(?m)" + pattern)
+	ts.Check(err)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		_ = ts.Exec(binary, args...)
+		if want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+	}
+	ts.Fatalf("penstock %v does not print %s", args, pattern)
 }

@@ -29,13 +29,15 @@ func TestScripts(t *testing.T) {
 			}
 			in := &installation.Installation{Dir: dir, Binary: binary}
 			env.Defer(func() { _, _ = in.Clear() })
-			env.Vars = append(env.Vars, "DIR="+dir, "PENSTOCK_STATE_DIR="+in.State(), "PENSTOCK_RUNTIME_DIR="+filepath.Join(dir, "run"),
+			env.Vars = append(env.Vars, "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "DIR="+dir, "PENSTOCK_STATE_DIR="+in.State(), "PENSTOCK_RUNTIME_DIR="+filepath.Join(dir, "run"),
 				"XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "PENSTOCK_SITE_FILE="+filepath.Join(dir, "site.yaml"), "NO_COLOR=1")
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// penstock CODE ARGS...: run the program; it must end with the exit code.
 			"penstock": func(ts *testscript.TestScript, neg bool, args []string) { runPenstock(ts, neg, binary, args) },
+			// until REGEXP ARGS...: run the program again and again until what it prints matches.
+			"until": func(ts *testscript.TestScript, _ bool, args []string) { runUntil(ts, binary, args[0], args[1:]) },
 		},
 	})
 }
