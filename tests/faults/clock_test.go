@@ -119,10 +119,8 @@ func (c *clock) set(ahead time.Duration) {
 // TestClockStepped: the wall clock jumps forth and back under everything. What runs goes on, and what breaks while the clock
 // is wrong is replaced.
 func TestClockStepped(t *testing.T) {
-	t.Parallel() // it builds for a while
-	binary := buildStepped(t)
 	w := setup(t)
-	w.Binary = binary
+	w.Binary = buildStepped(t)
 	wall := newClock(t, w.Installation)
 	w.serve()
 	w.deploy("web", deployment("serving: {orphanAfter: 20s}"))

@@ -35,6 +35,31 @@ func TestControllerKilled(t *testing.T) {
 	}
 }
 
+// TestControllerAndAgentKilled: what dies while there is no controller is replaced by the next one, and nothing else is.
+func TestControllerAndAgentKilled(t *testing.T) {
+	w := start(t, deployment())
+	other := w.gateway("other")
+	others := w.traffic(other.Client)
+	before := w.runs("web")
+	victim := w.busiest()
+	agent, controller := w.process(victim.Launch, "agent"), w.process("", "serve")
+	w.fault(func() {
+		w.signal(syscall.SIGKILL, controller)
+		w.signal(syscall.SIGKILL, agent)
+	})
+	w.gone(victim.Launch)
+	others.finished(w.ctx, streams)
+	w.serve()
+	w.replaced("web", 2, victim)
+	others.finished(w.ctx, streams)
+	for name, run := range w.runs("web") {
+		if name != victim.Name && run != before[name] {
+			t.Errorf("%s: before %s, now %s", name, before[name], run)
+		}
+	}
+	w.atLeastHalf(w.finish(4, "SIGKILL of the controller and an agent at once"))
+}
+
 // TestControllerRestarted: a clean restart is nothing to those who go through another gateway.
 func TestControllerRestarted(t *testing.T) {
 	w := start(t, deployment())

@@ -3,7 +3,6 @@ package faults
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,18 +82,6 @@ func (w *world) smallDisk(size int) {
 			_ = os.WriteFile(filepath.Join(w.State(), strings.ReplaceAll(name, "/", "-")), text, 0o600)
 		}
 	})
-}
-
-func (w *world) logs() map[string][]byte {
-	out := map[string][]byte{}
-	_ = filepath.WalkDir(w.State(), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && filepath.Ext(path) == ".log" {
-			name, _ := filepath.Rel(w.State(), path)
-			out[name], _ = os.ReadFile(path)
-		}
-		return nil
-	})
-	return out
 }
 
 // ballast fills a disk to the last byte.

@@ -34,6 +34,7 @@ func (w *world) finish(number int, fault string) row {
 	for _, name := range w.leftSockets() {
 		w.t.Errorf("unix socket is left: %s", name)
 	}
+	w.checkLogs()
 	r.verify(w.t)
 	results.add(r)
 	return r
@@ -49,6 +50,18 @@ func (w *world) stopAll() {
 	w.must("serve", "--stop")
 	for _, g := range w.gateways {
 		<-g.ended
+	}
+}
+
+// checkLogs fails the test where a process of ours has panicked or raced.
+func (w *world) checkLogs() {
+	w.t.Helper()
+	for name, text := range w.logs() {
+		for _, word := range []string{"panic", "fatal error", "DATA RACE"} {
+			if strings.Contains(string(text), word) {
+				w.t.Errorf("%s speaks of %q", name, word)
+			}
+		}
 	}
 }
 

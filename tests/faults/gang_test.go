@@ -17,7 +17,6 @@ func TestRankKilled(t *testing.T) {
 
 // TestRankAgentKilled: the same when the rank's agent is killed, as when its node is lost.
 func TestRankAgentKilled(t *testing.T) {
-	t.Parallel() // the others wait for its silence
 	killRank(t, "SIGKILL of one rank's agent of a two-node replica", "agent")
 }
 

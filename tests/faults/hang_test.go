@@ -10,7 +10,6 @@ import (
 // TestEngineHangs: an engine that accepts requests and answers nothing is found by its agent, which kills it and starts it
 // again; its streams go on elsewhere.
 func TestEngineHangs(t *testing.T) {
-	t.Parallel()
 	w := start(t, deployment())
 	tr := w.traffic(w.client)
 	victim := w.busiest()
@@ -24,6 +23,23 @@ func TestEngineHangs(t *testing.T) {
 	w.atLeastHalf(w.finish(7, "engine that accepts and hangs"))
 }
 
+// TestEngineSilent: an engine says that it is well and makes no token any more. Gateways move its streams after a minute.
+// What waits for a first token stays until the agent, which gives an engine four minutes, ends it; here the test does.
+func TestEngineSilent(t *testing.T) {
+	w := start(t, deployment())
+	tr := w.traffic(w.client)
+	victim := w.busiest()
+	w.fault(func() { w.fail(victim.Launch, "hang:inference", "hang-after-tokens:0") })
+	tr.settled(w.ctx)
+	w.signal(syscall.SIGKILL, w.engines[victim.Launch].process)
+	w.until("both replicas are ready", ready("web", 2))
+	tr.finished(w.ctx, streams)
+	r := w.finish(7, "engine that makes no token any more and says that it is well")
+	if 2*r.continued < r.open-2 { // two are no streams and wait
+		t.Errorf("%d of %d requests were continued", r.continued, r.open)
+	}
+}
+
 // TestEngineStopped: an engine that sleeps for half a minute (SIGSTOP), be it killed for it or not.
 func TestEngineStopped(t *testing.T) { sleepThrough(t, "engine stopped for 30 s", "engine", "sim") }
 
@@ -31,7 +47,6 @@ func TestEngineStopped(t *testing.T) { sleepThrough(t, "engine stopped for 30 s"
 func TestAgentStopped(t *testing.T) { sleepThrough(t, "agent stopped for 30 s", "agent") }
 
 func sleepThrough(t *testing.T, fault string, words ...string) {
-	t.Parallel()
 	w := start(t, deployment())
 	tr := w.traffic(w.client)
 	victim := w.busiest()

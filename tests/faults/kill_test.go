@@ -22,6 +22,27 @@ func TestEngineKilled(t *testing.T) {
 	w.atLeastHalf(w.finish(1, "SIGKILL of an engine"))
 }
 
+// TestAllEnginesKilled: for a while there is nowhere to go on. Streams wait, new requests are told to come again.
+func TestAllEnginesKilled(t *testing.T) {
+	w := start(t, deployment())
+	tr := w.traffic(w.client)
+	w.fault(func() {
+		for _, e := range w.engines {
+			w.signal(syscall.SIGKILL, e.process)
+		}
+	})
+	w.until("both engines are started again", func(st installation.Status) bool {
+		for launch, e := range w.engines {
+			if now := w.Find(launch, "engine", "sim"); len(now) != 1 || now[0].PID == e.process.PID {
+				return false
+			}
+		}
+		return ready("web", 2)(st)
+	})
+	tr.finished(w.ctx, 2*streams)
+	w.atLeastHalf(w.finish(1, "SIGKILL of all engines at once"))
+}
+
 // TestAgentKilled: nothing of the run outlives its agent, and another run takes its place.
 func TestAgentKilled(t *testing.T) { killRun(t, 2, "SIGKILL of an agent", "agent") }
 

@@ -75,3 +75,16 @@ func (w *world) leftSockets() (left []string) {
 	})
 	return left
 }
+
+// logs reads all log files, by their names in the state folder.
+func (w *world) logs() map[string][]byte {
+	out := map[string][]byte{}
+	_ = filepath.WalkDir(w.State(), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".log" {
+			name, _ := filepath.Rel(w.State(), path)
+			out[name], _ = os.ReadFile(path)
+		}
+		return nil
+	})
+	return out
+}

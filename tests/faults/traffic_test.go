@@ -210,3 +210,25 @@ func (tr *traffic) finished(ctx context.Context, more int) {
 		}
 	}
 }
+
+// settled waits until all streams that were in the middle at the fault are over.
+func (tr *traffic) settled(ctx context.Context) {
+	tr.t.Helper()
+	open := func() (n int) {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		for _, f := range tr.flights {
+			if f.open && !f.over && !f.whole {
+				n++
+			}
+		}
+		return n
+	}
+	for open() > 0 {
+		select {
+		case <-ctx.Done():
+			tr.t.Fatalf("%d streams are not over: %v", open(), ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

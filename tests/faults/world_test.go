@@ -3,9 +3,6 @@ package faults
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,9 +27,10 @@ type world struct {
 // patience bounds each test.
 const patience = 4 * time.Minute
 
-// setup makes an installation. Nothing runs in it.
+// setup makes an installation. Nothing runs in it. Tests wait most of the time, so they run side by side.
 func setup(t *testing.T) *world {
 	t.Helper()
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return &world{Installation: installation.ForTest(t), t: t, ctx: ctx, prompts: prompts(t), sockets: map[string]string{}}
@@ -202,75 +200,6 @@ func (w *world) gone(launch string) {
 		select {
 		case <-w.ctx.Done():
 			w.t.Fatalf("launch %s still has processes: %v", launch, left)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// gateway is one more gateway, a process of its own.
-type gateway struct {
-	*installation.Client
-	cmd   *exec.Cmd
-	ended chan struct{}
-}
-
-// gateway starts one and waits until it serves.
-func (w *world) gateway(name string) *gateway {
-	w.t.Helper()
-	log := filepath.Join(w.State(), name+".log")
-	out, err := os.Create(log)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer out.Close()
-	g := &gateway{cmd: w.Command(context.WithoutCancel(w.ctx), "gateway", "--name", name, "--log-format", "json"), ended: make(chan struct{})}
-	g.cmd.Stderr = out
-	if err := g.cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() {
-		_ = g.cmd.Wait()
-		close(g.ended)
-	}()
-	w.gateways = append(w.gateways, g)
-	url := w.urlOf(g, log)
-	g.Client = &installation.Client{URL: url, Key: w.client.Key}
-	w.routable(g.Client)
-	return g
-}
-
-// urlOf reads where a gateway serves.
-func (w *world) urlOf(g *gateway, log string) string {
-	w.t.Helper()
-	for {
-		text, _ := os.ReadFile(log)
-		for line := range strings.Lines(string(text)) {
-			if _, rest, ok := strings.Cut(line, `"url":"`); ok && strings.Contains(line, "gateway serves") {
-				url, _, _ := strings.Cut(rest, `"`)
-				return url
-			}
-		}
-		select {
-		case <-g.ended:
-			w.t.Fatalf("the gateway ended:\n%s", text)
-		case <-w.ctx.Done():
-			w.t.Fatalf("the gateway does not serve:\n%s", text)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// routable waits until a gateway routes to as many replicas as the deployment has: each question in turn goes elsewhere.
-func (w *world) routable(client *installation.Client) {
-	w.t.Helper()
-	for {
-		_, err := client.Chat(w.ctx, model, w.prompts.short[0].messages, map[string]any{"max_tokens": 1}, nil)
-		if err == nil {
-			return
-		}
-		select {
-		case <-w.ctx.Done():
-			w.t.Fatalf("the gateway at %s does not route: %v", client.URL, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
