@@ -61,6 +61,10 @@ func killOne(ctx context.Context, s *stage) error {
 		return err
 	}
 	fmt.Println(" done. The same again, and in the middle of it:")
+	// The gateway spreads requests once every replica has told its load.
+	if _, err := s.Until(ctx, "every replica tells its load", installation.Idle); err != nil {
+		return err
+	}
 	middle := make(chan struct{})
 	killed := make(chan error, 1)
 	go func() {
@@ -95,7 +99,7 @@ func (s *stage) parallel(ctx context.Context, middle chan struct{}) ([]installat
 	for i := range out {
 		wg.Go(func() {
 			prompt := []installation.Message{{Role: "user", Content: fmt.Sprintf("Story number %d, please. %s", i, question)}}
-			fields := map[string]any{"max_tokens": 96, "ignore_eos": true}
+			fields := map[string]any{"max_tokens": 160, "ignore_eos": true}
 			out[i], errs[i] = s.client.Chat(ctx, "tiny", prompt, fields, &firstWords{to: started})
 		})
 	}
