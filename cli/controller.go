@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -358,65 +357,3 @@ type commander struct{ c *controller }
 
 // Send hands a command to the open streams of a launch's agents.
 func (s commander) Send(launch string, cmd *apiv1.Command) error { return s.c.server.Send(launch, cmd) }
-
-func (c *controller) joinPath(l cluster.Launch) string {
-	return filepath.Join(c.state, "join", string(l.ID)+".json")
-}
-
-// joinTTL bounds how long a job may wait in a queue before it starts.
-const joinTTL = 14 * 24 * time.Hour
-
-func (c *controller) writeJoinFile(l cluster.Launch) (string, error) {
-	path := c.joinPath(l)
-	if err := identity.SecureDir(filepath.Dir(path)); err != nil {
-		return "", err
-	}
-	return path, identity.WriteJoinFile(path, identity.JoinFile{
-		Launch: string(l.ID), Token: c.tokens.Mint(string(l.ID), time.Now().Add(joinTTL)),
-		EndpointFile: filepath.Join(c.state, endpointFile), Controllers: []string{c.endpoint.URL},
-		CAPEM: string(c.ca.PEM()), Installation: c.ca.Installation(),
-	})
-}
-
-func (c *controller) removeJoinFile(l cluster.Launch) error {
-	c.server.Forget(string(l.ID))
-	if err := os.Remove(c.joinPath(l)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// serveHTTP serves until its context ends; closeStreams ends what would never end by itself.
-func serveHTTP(l net.Listener, h http.Handler, closeStreams func(), log zerolog.Logger) func(context.Context) error {
-	return func(ctx context.Context) error {
-		protocols := new(http.Protocols)
-		protocols.SetHTTP1(true)
-		protocols.SetHTTP2(true)
-		srv := &http.Server{
-			Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10, Protocols: protocols,
-			ErrorLog: identity.RefusalLog(log),
-		}
-		return untilDone(ctx, srv, l, closeStreams)
-	}
-}
-
-const shutdownPatience = 5 * time.Second
-
-// untilDone runs a server until ctx ends, then lets open requests finish for a while.
-func untilDone(ctx context.Context, srv *http.Server, l net.Listener, closeStreams func()) error {
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	closeStreams()
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownPatience)
-	defer cancel()
-	if err := srv.Shutdown(patience); err != nil {
-		_ = srv.Close()
-	}
-	<-served
-	return nil
-}

@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
@@ -16,18 +14,12 @@ import (
 	"time"
 
 	"github.com/oklog/run"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
-	"github.com/penstock/penstock/jobspecs"
-	"github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/gateway"
 	"github.com/penstock/penstock/scheduler/identity"
-	"github.com/penstock/penstock/scheduler/reconcile"
-	"github.com/penstock/penstock/scheduler/statefile"
-	"github.com/penstock/penstock/scheduler/upstream"
 )
 
 func gatewayCommand(std IO) *cli.Command {
@@ -41,88 +33,6 @@ func gatewayCommand(std IO) *cli.Command {
 			return c.String("name"), err
 		}, runGateway),
 	}
-}
-
-// newUpstream makes the client for agents' ports: the peer must be the very run that is meant.
-func newUpstream(own func() *tls.Certificate, pool *x509.CertPool) *upstream.Client {
-	return upstream.New(upstream.Options{TLS: func(launch, run string) *tls.Config {
-		return identity.ClientConfig(own, pool, identity.WantRun(launch, run))
-	}})
-}
-
-// prober is the reconcile loop's probe over the gateway's way to agents.
-type prober struct{ client *upstream.Client }
-
-// Probe asks for one real token or, from an engine that has none to give, one vector. A split role's token comes through a
-// pair where the engine's protocol is kv_transfer_params.
-func (p prober) Probe(ctx context.Context, t reconcile.Target) error {
-	model, to := t.Deployment.Model.ServedName, upstreamTarget(t)
-	traits, _ := traits(t.Deployment.Engine.Kind)
-	if t.Peer != nil && traits.Disaggregation == engine.KVTransferParams {
-		if t.Role == jobspecs.Prefill {
-			return p.client.ProbePair(ctx, to, upstreamTarget(*t.Peer), model)
-		}
-		return p.client.ProbePair(ctx, upstreamTarget(*t.Peer), to, model)
-	}
-	err := p.client.Probe(ctx, to, model, false)
-	var refused *upstream.StatusError
-	if errors.As(err, &refused) && (refused.Status == http.StatusNotFound || refused.Status == http.StatusBadRequest) {
-		if p.client.Probe(ctx, to, model, true) == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-func upstreamTarget(t reconcile.Target) upstream.Target {
-	return upstream.Target{Launch: string(t.Launch), Run: t.Run, Epoch: t.Epoch, Address: t.Address, Engine: t.Deployment.Engine.Kind}
-}
-
-type gatewayParts struct {
-	name     string
-	upstream *upstream.Client
-	record   func(context.Context, []*apiv1.RequestRecord) error
-	registry *prometheus.Registry
-	log      zerolog.Logger
-	state    string
-}
-
-func newGateway(inv *invocation, p gatewayParts) (*gateway.Gateway, error) {
-	salt, err := saltKey(filepath.Join(p.state, "cache-salt.key"))
-	if err != nil {
-		return nil, err
-	}
-	return gateway.New(gateway.Options{
-		Name: p.name, Upstream: p.upstream, Traits: traits, Record: p.record, CacheSaltKey: salt, RequireKey: true,
-		Gatherer: p.registry, Registerer: p.registry, Log: p.log.With().Str("component", "gateway").Logger(),
-	})
-}
-
-func traits(kind jobspecs.EngineKind) (engine.Traits, bool) {
-	e := engine.For(kind)
-	if e == nil {
-		return engine.Traits{}, false
-	}
-	return e.Traits(), true
-}
-
-// saltKey is the key that makes tenants into salts of engines' caches, the same for all gateways of an installation.
-func saltKey(path string) ([]byte, error) {
-	key, err := statefile.ReadPrivate(path, 64)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
-	}
-	key = make([]byte, 32)
-	_, _ = rand.Read(key)
-	if err := statefile.WriteNew(statefile.OS{}, path, key); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("write the key of cache salts: %w", err)
-	}
-	return statefile.ReadPrivate(path, 64)
-}
-
-// serveGateway serves clients until its context ends.
-func serveGateway(l net.Listener, g *gateway.Gateway) func(context.Context) error {
-	return func(ctx context.Context) error { return untilDone(ctx, g.HTTPServer(), l, func() {}) }
 }
 
 // remoteGateway is a gateway that talks to its controller over the wire.

@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/jobspecs/engine"
+	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/gateway"
+	"github.com/penstock/penstock/scheduler/statefile"
+	"github.com/penstock/penstock/scheduler/upstream"
+)
+
+type gatewayParts struct {
+	name     string
+	upstream *upstream.Client
+	record   func(context.Context, []*apiv1.RequestRecord) error
+	registry *prometheus.Registry
+	log      zerolog.Logger
+	state    string
+}
+
+func newGateway(inv *invocation, p gatewayParts) (*gateway.Gateway, error) {
+	salt, err := saltKey(filepath.Join(p.state, "cache-salt.key"))
+	if err != nil {
+		return nil, err
+	}
+	return gateway.New(gateway.Options{
+		Name: p.name, Upstream: p.upstream, Traits: traits, Record: p.record, CacheSaltKey: salt, RequireKey: true,
+		Gatherer: p.registry, Registerer: p.registry, Log: p.log.With().Str("component", "gateway").Logger(),
+	})
+}
+
+func traits(kind jobspecs.EngineKind) (engine.Traits, bool) {
+	e := engine.For(kind)
+	if e == nil {
+		return engine.Traits{}, false
+	}
+	return e.Traits(), true
+}
+
+// saltKey is the key that makes tenants into salts of engines' caches, the same for all gateways of an installation.
+func saltKey(path string) ([]byte, error) {
+	key, err := statefile.ReadPrivate(path, 64)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	key = make([]byte, 32)
+	_, _ = rand.Read(key)
+	if err := statefile.WriteNew(statefile.OS{}, path, key); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("write the key of cache salts: %w", err)
+	}
+	return statefile.ReadPrivate(path, 64)
+}
+
+// serveGateway serves clients until its context ends.
+func serveGateway(l net.Listener, g *gateway.Gateway) func(context.Context) error {
+	return func(ctx context.Context) error { return untilDone(ctx, g.HTTPServer(), l, func() {}) }
+}
