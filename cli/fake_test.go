@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -287,15 +286,6 @@ const demoFile = "apiVersion: penstock/v1\nname: demo\nmodel: {id: tiny}\nengine
 func statusOf(d *apiv1.DeploymentStatus) func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
 	return func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
 		return &apiv1.StatusResponse{Term: 1, At: at(0), Deployments: []*apiv1.DeploymentStatus{d}}, nil
-	}
-}
-
-func contains(t *testing.T, what, text string, parts ...string) {
-	t.Helper()
-	for _, p := range parts {
-		if !strings.Contains(text, p) {
-			t.Errorf("%s: no %q in:\n%s", what, p, text)
-		}
 	}
 }
 
