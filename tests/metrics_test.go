@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/agent"
+	_ "github.com/penstock/penstock/cli" // the program is built apart: so a change of it makes older results of these tests void
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"

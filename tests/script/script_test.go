@@ -8,6 +8,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	_ "github.com/penstock/penstock/cli" // the program is built apart: so a change of it makes older results of these tests void
 	"github.com/penstock/penstock/tests/installation"
 )
 
