@@ -99,7 +99,7 @@ func (t *tally) unlisted(allowed []skip) (out []skip) {
 }
 
 func (s suite) run(verbose bool) tally {
-	args := append([]string{"test", "-json", "-timeout", s.Timeout.String()}, s.Args...)
+	args := append([]string{"test", "-json", "-count=1", "-timeout", s.Timeout.String()}, s.Args...)
 	cmd := exec.Command("go", append(args, s.packages()...)...)
 	cmd.Env = append(os.Environ(), s.Env...)
 	var stderr bytes.Buffer
