@@ -30,6 +30,7 @@ type chunk struct {
 	usage   span // unless null
 	fault   span // an error object in place of an answer
 	cuts    []span
+	last    alike // an event that this one may be like
 }
 
 // hide says what an engine was asked for by the gateway and not by the client.
@@ -41,7 +42,19 @@ type hide struct {
 // scan fills c from the data of an event. It returns false when that is not a JSON object of the known form; c is of no
 // use then.
 func (c *chunk) scan(data []byte, h hide) bool {
-	*c = chunk{data: data, cuts: c.cuts[:0]}
+	if c.last.fill(c, data, h) {
+		return true
+	}
+	if !c.walk(data, h) {
+		return false
+	}
+	c.last.remember(c, h)
+	return true
+}
+
+// walk is scan for an event that is unlike the last one.
+func (c *chunk) walk(data []byte, h hide) bool {
+	*c = chunk{data: data, cuts: c.cuts[:0], last: c.last}
 	if len(data) == 0 || data[0] != '{' {
 		return false
 	}
