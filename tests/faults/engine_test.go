@@ -81,7 +81,10 @@ func (w *world) busiest() installation.Replica {
 }
 
 // running is how many requests an engine works on, by its own count.
-func (w *world) running(e engine) int {
+func (w *world) running(e engine) int { w.t.Helper(); return w.metric(e, "vllm:num_requests_running") }
+
+// metric reads one of an engine's own metrics.
+func (w *world) metric(e engine, name string) int {
 	w.t.Helper()
 	resp, err := unixClient(socketOf(e.process)).Get("http://engine/metrics")
 	if err != nil {
@@ -93,11 +96,11 @@ func (w *world) running(e engine) int {
 		w.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.HasPrefix(name, "vllm:num_requests_running") {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && (key == name || strings.HasPrefix(key, name+"{")) {
 			n, _ := strconv.ParseFloat(value, 64)
 			return int(n)
 		}
 	}
-	w.t.Fatalf("the engine of launch %s does not say how many requests it has:\n%s", e.Launch, text)
+	w.t.Fatalf("the engine of launch %s has no metric %s:\n%s", e.Launch, name, text)
 	return 0
 }

@@ -2,10 +2,12 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/penstock/penstock/tests/installation"
@@ -64,17 +66,36 @@ func (w *world) urlOf(g *gateway, log string) string {
 	}
 }
 
-// routable waits until a gateway routes to a replica.
+// routable waits until a gateway routes to all replicas: until requests through it have come to each engine. Its probes of
+// them are too short to be taken for one.
 func (w *world) routable(client *installation.Client) {
 	w.t.Helper()
+	const prompts, least = "vllm:prompt_tokens_total", 100
+	before := map[string]int{}
+	for launch, e := range w.engines {
+		before[launch] = w.metric(e, prompts)
+	}
 	for {
-		_, err := client.Chat(w.ctx, model, w.prompts.short[0].messages, map[string]any{"max_tokens": 1}, nil)
-		if err == nil {
+		errs := make([]error, 3*len(w.engines))
+		var asking sync.WaitGroup
+		for i := range errs { // at a time, so that no replica gets all of them
+			asking.Go(func() {
+				_, errs[i] = client.Chat(w.ctx, model, w.prompts.short[0].messages, map[string]any{"max_tokens": 1}, nil)
+			})
+		}
+		asking.Wait()
+		reached := 0
+		for launch, e := range w.engines {
+			if w.metric(e, prompts)-before[launch] >= least {
+				reached++
+			}
+		}
+		if reached == len(w.engines) {
 			return
 		}
 		select {
 		case <-w.ctx.Done():
-			w.t.Fatalf("the gateway at %s does not route: %v", client.URL, err)
+			w.t.Fatalf("the gateway at %s routes to %d of %d replicas (%v)", client.URL, reached, len(w.engines), errors.Join(errs...))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -82,18 +82,20 @@ func (w *world) file(name, text string) string {
 	return path
 }
 
+// connect makes a key and waits until the controller's own gateway routes to all replicas.
 func (w *world) connect() {
 	w.t.Helper()
 	var err error
 	if w.client, err = w.Connect(w.ctx, "tests"); err != nil {
 		w.t.Fatal(err)
 	}
+	w.engines = w.survey("web")
+	w.routable(w.client)
 }
 
 // traffic starts steady traffic through a gateway and waits until its streams are in the middle.
 func (w *world) traffic(client *installation.Client) *traffic {
 	w.t.Helper()
-	w.engines = w.survey("web")
 	tr := begin(w.ctx, w.t, client, w.prompts)
 	w.streams = append(w.streams, tr)
 	w.t.Cleanup(func() { // where the test gives up
