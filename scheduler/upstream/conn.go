@@ -21,6 +21,7 @@ type socket struct {
 	net.Conn
 	buf  []byte
 	r, w int
+	fed  int // bytes given so far
 	// dry: give what the buffer holds and never wait for more.
 	dry bool
 }
@@ -36,7 +37,9 @@ func (s *socket) Read(p []byte) (int, error) {
 			return 0, errDry
 		}
 		if len(p) >= len(s.buf) {
-			return s.Conn.Read(p)
+			n, err := s.Conn.Read(p)
+			s.fed += n
+			return n, err
 		}
 		n, err := s.Conn.Read(s.buf)
 		s.r, s.w = 0, n
@@ -46,8 +49,12 @@ func (s *socket) Read(p []byte) (int, error) {
 	}
 	n := copy(p, s.buf[s.r:s.w])
 	s.r += n
+	s.fed += n
 	return n, nil
 }
+
+// recordOverhead is what a TLS 1.3 record has beside its content: header, type and tag.
+const recordOverhead = 5 + 1 + 16
 
 // errDry says that a dry socket has nothing. TLS takes it for a timeout, after which reading may go on.
 var errDry net.Error = dryError{}
@@ -95,8 +102,11 @@ func (r reader) Read(p []byte) (int, error) {
 	if cn.err != nil {
 		return 0, cn.err
 	}
+	fed := cn.raw.fed
 	n, err := cn.stream.Read(p)
-	for err == nil && n < len(p) {
+	// What came was just the record whose content we have: on a machine at ease there is no need to look for more.
+	one := cn.raw.r == cn.raw.w && cn.raw.fed-fed == n+recordOverhead
+	for err == nil && n < len(p) && !one {
 		var more int
 		cn.raw.dry = true
 		more, err = cn.stream.Read(p[n:])
