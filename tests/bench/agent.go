@@ -53,9 +53,6 @@ func benchAgent(ctx context.Context, o *options, r *report) (err error) {
 	if err := w.deploy(ctx, watchedDeployment, 1); err != nil {
 		return err
 	}
-	if o.priority {
-		w.prefer()
-	}
 	agents := w.Find("", "agent")
 	if len(agents) != 1 {
 		return fmt.Errorf("%d agents run", len(agents))

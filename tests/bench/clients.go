@@ -34,6 +34,7 @@ type outcome struct {
 	Token, Gap, Way, TTFT quantiles
 	Tokens, Requests      int
 	All                   int // requests, in the ramp too
+	Arrived               int // tokens of streams with a pace, of whole answers or not
 	Seconds               float64
 	Error                 string
 }
@@ -118,6 +119,7 @@ func (c *crowd) sum(clients []*client) outcome {
 		token, gap, way, ttft = append(token, x.token...), append(gap, x.gap...), append(way, x.way...), append(ttft, x.ttft...)
 		out.Requests += x.requests
 		out.All += x.all
+		out.Arrived += len(x.token)
 		out.Tokens += x.tokens
 	}
 	out.Token, out.Gap, out.Way, out.TTFT = quantilesOf(token), quantilesOf(gap), quantilesOf(way), quantilesOf(ttft)

@@ -57,9 +57,6 @@ func benchController(ctx context.Context, o *options, r *report) error {
 	}
 	defer agents.end()
 	defer agents.endWith(ctx)()
-	if o.priority {
-		prefer(controller.pid(), agents.pid())
-	}
 	ready, err := introduce(controller, agents)
 	if err != nil {
 		return err

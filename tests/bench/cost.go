@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// cost measures how many requests one core of the gateway's process can do, against the reference proxy, while as many
-// clients as keep the machine busy ask one after the other.
+// cost measures how much one core of the gateway's process can do, against the reference proxy.
 func (g *gatewayBench) cost(ctx context.Context, o *options) error {
 	proxy, err := startHelper(o, roleProxy)
 	if err != nil {
@@ -19,6 +18,39 @@ func (g *gatewayBench) cost(ctx context.Context, o *options) error {
 	if err := proxy.ask(proxied{State: g.State(), Replicas: g.replicas}, &address); err != nil {
 		return err
 	}
+	if o.wants("tokens") {
+		if err := g.tokensPerCore(address, proxy.pid()); err != nil {
+			return err
+		}
+	}
+	return g.requestsPerCore(o, address, proxy.pid())
+}
+
+// tokensPerCore counts the CPU time of many streams at 20 tokens a second each, in the middle of their answers.
+func (g *gatewayBench) tokensPerCore(address string, proxy int) error {
+	l := load{Clients: 400, Stream: true, Tokens: 60, Ramp: 2.5, For: 3, Pace: pace{First: 100_000, Every: 50_000, Mute: true}}
+	reference := l
+	reference.Network, reference.Addresses = "tcp", []string{address}
+	var ours, theirs []float64
+	for range rounds {
+		for _, way := range []struct {
+			load load
+			pid  int
+			into *[]float64
+		}{{g.through(l), g.gateway.Process.Pid, &ours}, {reference, proxy, &theirs}} {
+			out, cores, err := g.watched(way.load, map[string][]int{"it": {way.pid}})
+			if err != nil {
+				return err
+			}
+			*way.into = append(*way.into, float64(out.Arrived)/out.Seconds/cores["it"])
+		}
+	}
+	g.report.figure("gateway_tokens_per_core", median(ours), "1/s", "ReverseProxy", median(theirs), more)
+	return nil
+}
+
+// requestsPerCore has as many clients as keep the machine busy ask one after the other.
+func (g *gatewayBench) requestsPerCore(o *options, address string, proxy int) error {
 	for _, stream := range []bool{true, false} {
 		name := map[bool]string{true: "stream", false: "whole"}[stream]
 		if !o.wants(name) {
@@ -33,7 +65,7 @@ func (g *gatewayBench) cost(ctx context.Context, o *options) error {
 			if err != nil {
 				return err
 			}
-			b, err := g.perCore(reference, proxy.pid())
+			b, err := g.perCore(reference, proxy)
 			if err != nil {
 				return err
 			}

@@ -39,6 +39,7 @@ type pace struct {
 	First int  `json:"first"` // microseconds until the first token
 	Every int  `json:"every"` // microseconds between tokens; 0 = all at once
 	Step  bool `json:"step"`  // all streams send at the same instants
+	Mute  bool `json:"mute"`  // do not tell the times: real engines' events are alike but for text and ids
 }
 
 // asked is what the engine looks at in a request.
@@ -170,7 +171,7 @@ func (e *pacedEngine) stream(c net.Conn, q asked, read time.Time) error {
 // paced has the conductor send the tokens.
 func (e *pacedEngine) paced(c net.Conn, q asked, read time.Time, head []byte, text string) error {
 	s := &sequence{
-		conn: c, left: q.MaxTokens, out: head, text: text, read: read.UnixNano(), last: end(nil, q),
+		conn: c, left: q.MaxTokens, out: head, text: text, read: read.UnixNano(), last: end(nil, q), mute: q.Bench.Mute,
 		every: int64(max(1, time.Duration(q.Bench.Every)*time.Microsecond/beat)), done: make(chan error, 1),
 	}
 	due := read.Add(time.Duration(q.Bench.First) * time.Microsecond)
@@ -193,6 +194,7 @@ type sequence struct {
 	read  int64  // told with the first token
 	last  []byte // the end of the answer
 	every int64  // in beats
+	mute  bool
 	done  chan error
 }
 
@@ -252,7 +254,11 @@ const never = math.MaxInt64
 
 // token sends the next one.
 func (s *sequence) token() error {
-	s.out = event(s.out, s.text, "", s.read, time.Now().UnixNano())
+	if s.mute {
+		s.out = event(s.out, s.text, "", 0, 0)
+	} else {
+		s.out = event(s.out, s.text, "", s.read, time.Now().UnixNano())
+	}
 	if s.left--; s.left == 0 {
 		s.out = append(s.out, s.last...)
 	}

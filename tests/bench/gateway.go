@@ -29,9 +29,6 @@ func benchGateway(ctx context.Context, o *options, r *report) (err error) {
 	}
 	defer clients.end()
 	defer clients.endWith(ctx)()
-	if o.priority {
-		w.prefer()
-	}
 	g := &gatewayBench{world: w, report: r, clients: clients}
 	if err := g.warm(ctx); err != nil {
 		return err
@@ -102,7 +99,8 @@ type latencyRow struct {
 	streams   int
 	step      bool // all streams of an engine at the same instants
 	tokens    int  // of each answer
-	ramp, len float64
+	rounds    int
+	ramp, len float64 // seconds
 	goal      float64 // ms added to a token, at the 99th percentile; 0 = none
 }
 
@@ -114,14 +112,13 @@ func (r latencyRow) name() string {
 	return fmt.Sprint(r.streams)
 }
 
-const rounds = 3
+const rounds = 3 // of everything that is measured side by side, unless it says otherwise
 
 var latencies = []latencyRow{
-	{streams: 1, tokens: 4, ramp: 0.5, len: 5},
-	{streams: 64, tokens: 40, ramp: 1, len: 4, goal: 1},
-	{streams: 1000, tokens: 60, ramp: 2.5, len: 4, goal: 5},
-	{streams: 64, step: true, tokens: 40, ramp: 1, len: 2.5},
-	{streams: 1000, step: true, tokens: 60, ramp: 2.5, len: 2.5},
+	{streams: 1, tokens: 4, rounds: 5, ramp: 0.5, len: 3},
+	{streams: 64, tokens: 40, rounds: 5, ramp: 1, len: 2.5, goal: 1},
+	{streams: 1000, tokens: 60, rounds: 3, ramp: 4, len: 3, goal: 5},
+	{streams: 64, step: true, tokens: 40, rounds: 3, ramp: 1, len: 2.5},
 }
 
 // pairOf are the outcomes of one round.
@@ -137,14 +134,16 @@ func (g *gatewayBench) latency(row latencyRow) error {
 		Pace: pace{First: 100_000, Every: 50_000, Step: row.step},
 	}
 	var pairs []pairOf
-	for round := range rounds {
+	for round := range row.rounds {
 		var p pairOf
 		for i := range 2 {
 			var err error
 			if (round+i)%2 == 0 {
 				p.direct, err = g.do(g.direct(l))
 			} else {
-				p.through, p.cores, err = g.watched(g.through(l))
+				pids := g.pids()
+				pids["client"] = []int{g.clients.pid()}
+				p.through, p.cores, err = g.watched(g.through(l), pids)
 			}
 			if err != nil {
 				return err
@@ -157,9 +156,7 @@ func (g *gatewayBench) latency(row latencyRow) error {
 }
 
 // watched is do, and the cores that processes used in the time that counts.
-func (g *gatewayBench) watched(l load) (out outcome, cores map[string]float64, err error) {
-	pids := g.pids()
-	pids["client"] = []int{g.clients.pid()}
+func (g *gatewayBench) watched(l load, pids map[string][]int) (out outcome, cores map[string]float64, err error) {
 	done := make(chan error, 1)
 	go func() {
 		var err error
@@ -167,13 +164,15 @@ func (g *gatewayBench) watched(l load) (out outcome, cores map[string]float64, e
 		done <- err
 	}()
 	time.Sleep(seconds(l.Ramp))
-	before, begin := usageOf(pids), time.Now()
+	before, busy, begin := usageOf(pids), busyTime(), time.Now()
 	time.Sleep(seconds(l.For))
-	now, took := usageOf(pids), time.Since(begin)
+	now, others, took := usageOf(pids), busyTime()-busy, time.Since(begin)
 	cores = map[string]float64{}
 	for name := range pids {
 		cores[name] = now.cores(before, name, took)
+		others -= now[name] - before[name]
 	}
+	cores["others"] = others.Seconds() / took.Seconds()
 	return out, cores, <-done
 }
 
@@ -199,7 +198,7 @@ func (g *gatewayBench) print(row latencyRow, pairs []pairOf) {
 		g.report.added(name, token, "ms", "direct", over(func(p pairOf) float64 { return p.direct.Gap.P50 }))
 	}
 	var used []string
-	for _, name := range []string{"gateway", "agents", "engines", "client"} {
+	for _, name := range []string{"gateway", "agents", "engines", "client", "others"} {
 		used = append(used, fmt.Sprintf("%s %.2f", name, over(func(p pairOf) float64 { return p.cores[name] })))
 	}
 	g.report.note("%s streams: cores used: %s", row.name(), strings.Join(used, ", "))

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,40 +59,42 @@ func commit() string {
 
 // neighbours says how busy the machine is before anything of ours runs.
 func neighbours(r *report, part string) {
-	busy, idle := ticks()
+	busy, begin := busyTime(), time.Now()
 	time.Sleep(time.Second)
-	busy2, idle2 := ticks()
-	total := busy2 - busy + idle2 - idle
-	if total == 0 {
-		return
-	}
 	load, _ := os.ReadFile("/proc/loadavg")
-	fields := strings.Fields(string(load) + " ?")
 	r.note("%s: before it, others keep %.1f of %d cores busy (load %s)", part,
-		float64(busy2-busy)/float64(total)*float64(runtime.NumCPU()), runtime.NumCPU(), fields[0])
+		(busyTime()-busy).Seconds()/time.Since(begin).Seconds(), runtime.NumCPU(), strings.Fields(string(load) + " ?")[0])
 }
 
-// ticks are the machine's busy and idle time since its start.
-func ticks() (busy, idle int) {
+// busyTime is the CPU time of all processes since the machine's start.
+func busyTime() (busy time.Duration) {
 	text, _ := os.ReadFile("/proc/stat")
 	line, _, _ := strings.Cut(string(text), "\n")
 	for i, f := range strings.Fields(line) {
 		n, err := strconv.Atoi(f)
-		switch {
-		case err != nil || i > 8: // the name; guests are counted in user time
-		case i == 4 || i == 5:
-			idle += n
-		default:
-			busy += n
+		if err != nil || i == 4 || i == 5 || i > 7 {
+			continue // the name, what is idle, and what is counted elsewhere: time that others took of a virtual machine, guests
 		}
+		busy += time.Duration(n) * tick
 	}
-	return busy, idle
+	return busy
 }
 
-// prefer gives processes the machine before those of other sessions, as far as the kernel has groups for sessions
-// (autogroup) and this user may: else they run as everything else does.
-func prefer(pids ...int) {
-	for _, pid := range pids {
-		_ = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), []byte("-19"), 0)
+// takePriority begins this program anew with the lowest real-time priority, which all that it starts inherits: on a machine
+// that others use, what is measured runs before their work. It returns only when that is so already, or cannot be.
+func takePriority(self string) error {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err != nil {
+		return fmt.Errorf("read the scheduling policy: %w", err)
 	}
+	if attr.Policy == unix.SCHED_RR {
+		return nil
+	}
+	runtime.LockOSThread() // the policy is this thread's, and stays over exec
+	defer runtime.UnlockOSThread()
+	attr = &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
+	if err := unix.SchedSetAttr(0, attr, 0); err != nil {
+		return fmt.Errorf("take real-time priority, which only root may: %w", err)
+	}
+	return syscall.Exec(self, os.Args, os.Environ())
 }

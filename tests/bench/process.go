@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// tick is the unit of the kernel's CPU times: USER_HZ is 100 wherever Go runs.
+const tick = 10 * time.Millisecond
+
 // cpuOf is the user and system time of a process, its children left out.
 func cpuOf(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -19,7 +22,6 @@ func cpuOf(pid int) (time.Duration, error) {
 	if len(fields) < 13 {
 		return 0, fmt.Errorf("read the CPU time of process %d: %d fields", pid, len(fields))
 	}
-	const tick = 10 * time.Millisecond // USER_HZ is 100 wherever Go runs
 	user, _ := strconv.Atoi(fields[11])
 	system, _ := strconv.Atoi(fields[12])
 	return time.Duration(user+system) * tick, nil

@@ -24,10 +24,9 @@ const (
 	more direction = false
 )
 
-// figure prints one line. The ratio is made so that more is better. A value of nothing counts as the smallest that can
-// be told.
+// figure prints one line. The ratio is made so that more is better. A value of nothing, which is noise, counts as little.
 func (r *report) figure(name string, value float64, unit, reference string, ref float64, better direction) {
-	const smallest = 0.001
+	const smallest = 0.05
 	ratio := max(value, smallest) / max(ref, smallest)
 	if better == less {
 		ratio = 1 / ratio

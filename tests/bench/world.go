@@ -135,13 +135,6 @@ func (w *world) pids() map[string][]int {
 	return of
 }
 
-// prefer lets all processes of the world run before those of others.
-func (w *world) prefer() {
-	for _, p := range w.Processes() {
-		prefer(p.PID)
-	}
-}
-
 // pacedDeployment runs this program as the engine.
 func pacedDeployment(self string, replicas int) string {
 	return fmt.Sprintf(`apiVersion: penstock/v1
