@@ -68,10 +68,13 @@ func (tb *table) add(r row) {
 
 const preface = `# Faults under content-checked streams
 
-Made by ` + "`go test ./tests/faults -count=1 -update`" + ` on %d CPUs, with the real program and simulated engines. Every answer is compared
-with what the engine's model says to its prompt (package agent/engine/sim, asked directly); every completed request must be in the
-usage files once, with its tokens. "In the middle" are requests whose answer was on its way at the fault; "cut" are those
-of them whose replica changed: half of them at least, where a replica is hit. Columns lost to doubled and the last two must be 0, or the test fails.
+Made by ` + "`go test ./tests/faults -count=1 -update`" + ` on %d CPUs, with the real program and simulated engines. Every answer is
+compared with what the engine's model says to its prompt (package agent/engine/sim, asked directly); every completed
+request must be in the usage files once, with its tokens.
+
+"In the middle" are requests whose answer was on its way at the fault; "cut" are those of them whose replica changed: half
+of them at least, where replicas are hit. "Continued" are all whose answer one replica began and another ended; answers in
+one piece are begun anew instead. Lost, altered, doubled and the last two columns must be 0, or the test fails.
 
 `
 
