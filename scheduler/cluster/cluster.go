@@ -38,6 +38,14 @@ type Launch struct {
 	Reason     string               `json:"reason"`              // why it was started
 	CreatedAt  time.Time            `json:"created_at"`
 
+	// Replaces names the launch whose replica this one takes over before that one's job ends; empty = nobody's.
+	Replaces LaunchID `json:"replaces,omitempty"`
+	// After is a native job ID: a cluster that queues must not start this launch's job before that job is over, however it
+	// ends (Slurm: --dependency=afterany). A job that is gone holds nothing up. Empty = as soon as the cluster likes.
+	After string `json:"after,omitempty"`
+	// Exclude names nodes that the cluster must not run it on (Slurm: --exclude). Where Capacity.Places, Placement avoids them.
+	Exclude []string `json:"exclude,omitempty"`
+
 	Phase LaunchPhase `json:"phase"`
 	Job   string      `json:"job,omitempty"` // native ID, once known
 
@@ -47,12 +55,20 @@ type Launch struct {
 	AdmittedAt time.Time `json:"admitted_at,omitzero"`
 	ReadyAt    time.Time `json:"ready_at,omitzero"` // first time ready, ever
 
+	// What the cluster and the agent have said of its job, as far as they have.
+	StartedAt time.Time `json:"started_at,omitzero"` // of the job, the last time it was started
+	EndsAt    time.Time `json:"ends_at,omitzero"`    // by walltime
+	Ran       []string  `json:"ran,omitempty"`       // nodes that it ran on
+	Limit     string    `json:"limit,omitempty"`     // Job.Limit, last seen while it was pending
+
 	DrainBy     time.Time `json:"drain_by,omitzero"`
 	DrainReason string    `json:"drain_reason,omitempty"`
 
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 	EndReason string    `json:"end_reason,omitempty"`
 	Failed    bool      `json:"failed,omitempty"` // it ended without being asked to; counts for crash-loop back-off
+	Cause     EndCause  `json:"cause,omitempty"`
+	Blamed    []string  `json:"blamed,omitempty"` // nodes whose fault the end seems to be
 	LastLines []string  `json:"last_lines,omitempty"`
 }
 
@@ -67,13 +83,31 @@ const (
 	Ended     LaunchPhase = "ended"
 )
 
+// EndCause is why a job or a launch ended, in one word; EndReason and Job.Reason say it in words. Only Failed, OutOfMemory
+// and the empty cause count as failures of what was started.
+type EndCause string
+
+// The causes of ends. An adapter sets those that the cluster itself tells (Walltime to OutOfMemory); empty = it does not
+// tell, and the exit status and the agent's last report decide.
+const (
+	EndedWalltime    EndCause = "walltime"
+	EndedPreempted   EndCause = "preempted"     // for something more important, or requeued by an administrator
+	EndedCancelled   EndCause = "cancelled"     // by a person or a program that is not Penstock
+	EndedNodeFailed  EndCause = "node-failed"   // the node was lost, or could not start it
+	EndedOutOfMemory EndCause = "out-of-memory" // of the host
+	EndedAsked       EndCause = "asked"         // by Penstock: drained, stopped, handed over
+	EndedFailed      EndCause = "failed"
+	EndedLost        EndCause = "lost" // nobody knows what became of it
+)
+
 // Placement is one node of a launch and the GPUs it gets there.
 type Placement struct {
 	Node string   `json:"node"`
 	GPUs []string `json:"gpus,omitempty"` // GPU.ID
 }
 
-// Submission is what Submit needs to render and start one launch.
+// Submission is what Submit needs to render and start one launch. Launch.After and Launch.Exclude bind a cluster that does
+// not leave placement to Penstock.
 type Submission struct {
 	Launch     Launch
 	Deployment jobspecs.Deployment
