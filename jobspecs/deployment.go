@@ -8,6 +8,8 @@
 // its zero value changes no deployment's hash.
 package jobspecs
 
+import "time"
+
 // APIVersion is the one version of the deployment file that this release reads.
 const APIVersion = "penstock/v1"
 
@@ -22,6 +24,7 @@ type Deployment struct {
 	KV         KV                `yaml:"kv,omitempty"`
 	SLO        SLO               `yaml:"slo,omitempty"`
 	Serving    Serving           `yaml:"serving,omitempty"`
+	Lifetime   Lifetime          `yaml:"lifetime,omitempty"`
 	Local      Local             `yaml:"local,omitempty"`
 	Slurm      Slurm             `yaml:"slurm,omitempty"`
 	Nomad      Nomad             `yaml:"nomad,omitempty"`
@@ -182,8 +185,26 @@ type Serving struct {
 	AllowForeignGPUProcesses bool `yaml:"allowForeignGPUProcesses,omitempty"`
 }
 
+// Lifetime says when a deployment ends by itself: whichever comes first. It is stopped then as by `penstock stop`, and
+// applying its file again starts it anew. Zero values = never.
+type Lifetime struct {
+	KeepAlive Duration `yaml:"keepAlive,omitempty"` // since it was last applied or started
+	Until     string   `yaml:"until,omitempty"`     // RFC 3339, such as 2026-12-24T18:00:00Z; see Lifetime.End
+	GPUHours  int      `yaml:"gpuHours,omitempty"`  // of all its jobs since it was last applied or started; 0 = no cap
+	Idle      Duration `yaml:"idle,omitempty"`      // without a request
+}
+
+// End is Until as a time; zero where there is none.
+func (l Lifetime) End() time.Time {
+	t, _ := time.Parse(time.RFC3339, l.Until) // Parse has checked it
+	return t
+}
+
 // Local is the section for processes on this machine.
 type Local struct {
+	// Walltime ends each job after so long, as a cluster with a time limit does: for trying out what happens there. 0 = no
+	// limit.
+	Walltime Duration `yaml:"walltime,omitempty"`
 	// Nodes declares logical nodes when this machine should look like several. Empty: one node, named after the host.
 	Nodes []LocalNode `yaml:"nodes,omitempty"`
 }

@@ -44,6 +44,7 @@ var (
 	hostPort     = newForm(`^(https?://)?([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`, "endpoint", "write HOST or HOST:PORT")
 	plainName    = newForm(`^[A-Za-z0-9][A-Za-z0-9._,@:+-]*$`, "name", "use letters, digits and ._,@:+- only")
 	constraints  = newForm(`^[A-Za-z0-9\[(][A-Za-z0-9._,*&|()\[\]-]*$`, "constraint", "write it as sbatch --constraint takes it")
+	moment       = newForm(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})$`, "time", "write it as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00")
 	sbatchOption = newForm(`^-.+`, "option of sbatch", "write it as sbatch takes it, such as --exclusive")
 )
 
@@ -136,7 +137,14 @@ var rules = map[string]rule{
 	"serving.maxContext":               {doc: "Longest prompt and answer together, in tokens; 0 = the engine's default.", max: 1 << 30, byValue: "0"},
 	"serving.allowForeignGPUProcesses": {doc: "Start although other processes hold memory on the cards.", byValue: "false"},
 
+	"lifetime":           {doc: "When the deployment is stopped by itself: whichever comes first. Applying the file again starts it anew."},
+	"lifetime.keepAlive": {doc: "So long after it was last applied or started."},
+	"lifetime.until":     {doc: "At this time, such as 2026-12-24T18:00:00Z.", form: moment},
+	"lifetime.gpuHours":  {doc: "Once its jobs have held GPUs for so many hours, summed over the cards, since it was last applied or started; 0 = no cap.", max: 1_000_000_000, byValue: "0"},
+	"lifetime.idle":      {doc: "After so long without a request."},
+
 	"local":              {doc: "For cluster: local."},
+	"local.walltime":     {doc: "Time limit of each job, as a cluster has one, for trying handover out. Default: none."},
 	"local.nodes":        {doc: "Logical nodes, when this machine should look like several. Default: one, named after the host."},
 	"local.nodes[]":      {doc: "A logical node."},
 	"local.nodes[].name": {doc: "Name of the node.", required: true, form: dnsLabel},

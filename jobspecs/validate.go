@@ -3,6 +3,7 @@ package jobspecs
 import (
 	"reflect"
 	"strings"
+	"time"
 )
 
 // deployment checks every field by its rule, and then what fields must have to do with each other.
@@ -17,6 +18,7 @@ func (c *checker) deployment(d Deployment) {
 		}
 	}
 	c.kv(d.KV)
+	c.lifetime(d)
 	c.localNodes(d.Local.Nodes)
 	c.secrets(d)
 }
@@ -107,6 +109,21 @@ func (c *checker) kv(kv KV) {
 	if o := kv.Object; o != nil && o.Endpoint != "" && strings.HasPrefix(o.URL, "file:") && c.clean("kv.object") {
 		c.addf("kv.object.endpoint", "leave it out", "a file:// store has no endpoint")
 	}
+}
+
+func (c *checker) lifetime(d Deployment) {
+	if _, err := time.Parse(time.RFC3339, d.Lifetime.Until); d.Lifetime.Until != "" && err != nil && c.clean("lifetime.until") {
+		c.addf("lifetime.until", "write a day that there is, as 2026-12-24T18:00:00Z", "%s is no time", quote(d.Lifetime.Until))
+	}
+	if d.Lifetime.GPUHours == 0 || !c.clean("lifetime.gpuHours", "roles") {
+		return
+	}
+	for _, r := range d.Roles {
+		if r.GPUs.Count > 0 {
+			return
+		}
+	}
+	c.addf("lifetime.gpuHours", "leave it out, or use lifetime.keepAlive", "no role holds a GPU, so that none would ever be counted")
 }
 
 func (c *checker) localNodes(nodes []LocalNode) {
