@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -32,6 +34,7 @@ func agentCommand(std IO) *cli.Command {
 			&cli.IntFlag{Name: "rank", Usage: "of this node in the job, from 0"},
 			&cli.IntFlag{Name: "nodes", Value: 1, Usage: "of the job"},
 			&cli.StringFlag{Name: "job", Usage: "the cluster's own ID of the job"},
+			&cli.StringFlag{Name: "ends-at", Usage: "when the job's time is over, in seconds since 1970; default: $PENSTOCK_ENDS_AT, $SLURM_JOB_END_TIME"},
 			&cli.StringFlag{Name: "listen-host", Usage: "where the data port listens; default: all interfaces"},
 		},
 		Action: action(std, parseAgent, runAgent),
@@ -39,15 +42,15 @@ func agentCommand(std IO) *cli.Command {
 }
 
 type agentOptions struct {
-	join, node, job, listenHost string
-	rank, nodes                 int
+	join, node, job, listenHost, endsAt string
+	rank, nodes                         int
 }
 
 func parseAgent(c *cli.Context) (agentOptions, error) {
 	_, err := nothing(c)
 	o := agentOptions{
 		join: c.String("join"), node: c.String("node"), job: c.String("job"), listenHost: c.String("listen-host"),
-		rank: c.Int("rank"), nodes: c.Int("nodes"),
+		rank: c.Int("rank"), nodes: c.Int("nodes"), endsAt: c.String("ends-at"),
 	}
 	if err == nil && o.join == "" {
 		err = usageError("penstock agent needs --join FILE")
@@ -111,6 +114,10 @@ func newAgentOptions(inv *invocation, o agentOptions) (agent.Options, func(), er
 		return agent.Options{}, nil, fmt.Errorf("find this host's name: %w", err)
 	}
 	sampler, closeSampler, samplerErr := gpu.Open(context.Background(), gpu.Options{})
+	endsAt, err := jobEnd(inv, o.endsAt)
+	if err != nil {
+		log.Warn().Err(err).Msg("the job's time limit is not known")
+	}
 	done := func() {
 		if closeSampler == nil {
 			return
@@ -121,10 +128,23 @@ func newAgentOptions(inv *invocation, o agentOptions) (agent.Options, func(), er
 	}
 	return agent.Options{
 		Join: join, Run: run, Rank: o.rank, Nodes: o.nodes, Node: orDefault(o.node, host), Hostname: host, Job: jobID(inv, o.job, join.Launch, run),
-		Version: Version(), Self: inv.Self, RuntimeDir: filepath.Join(inv.set.get("runtimeDir"), "agent"), ListenHost: o.listenHost,
+		EndsAt: endsAt, Version: Version(), Self: inv.Self, RuntimeDir: filepath.Join(inv.set.get("runtimeDir"), "agent"), ListenHost: o.listenHost,
 		Environ: inv.Environ, Sampler: sampler, SamplerErr: samplerErr, Log: log, Registry: newRegistry(),
 		Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 	}, done, nil
+}
+
+// jobEnd is when the job's time is over, as the first of flag and variables says; zero = no limit is known.
+func jobEnd(inv *invocation, flag string) (time.Time, error) {
+	text := cmp.Or(flag, inv.Getenv(local.EnvEndsAt), inv.Getenv("SLURM_JOB_END_TIME"))
+	if text == "" || text == "0" {
+		return time.Time{}, nil
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || seconds < 0 {
+		return time.Time{}, fmt.Errorf("%q is no time in seconds since 1970", text)
+	}
+	return time.Unix(seconds, 0), nil
 }
 
 // jobID is the cluster's own ID of the job. A local job's is made of its launch and run.

@@ -138,6 +138,12 @@ type Job struct {
 	Ended   time.Time
 	EndsAt  time.Time // walltime limit; zero = none known
 	Exit    *Exit     // nil = not ended, or unknown
+
+	// Limit names the limit of the user, account or QOS that keeps a pending job from starting, in the cluster's own word
+	// (Slurm: QOSMaxJobsPerUserLimit, AssocGrpGRES). Empty = none; waiting for nodes or for priority is none.
+	Limit string
+	// Cause is of an ended job, where the cluster tells it; see EndCause.
+	Cause EndCause
 	// Role, Index (of the replica in it) and Revision belong to counted roles (SetCount) only.
 	Role     RoleRef
 	Index    int

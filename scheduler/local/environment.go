@@ -8,10 +8,11 @@ import (
 
 // Names of the variables that jobs get beside the allowed ones. None holds a secret.
 const (
-	EnvLaunch = "PENSTOCK_LAUNCH" // launch token
-	EnvRun    = "PENSTOCK_RUN"    // nonce of the run, the same for all ranks
-	EnvRank   = "PENSTOCK_RANK"   // rank in the job
-	EnvLock   = "PENSTOCK_LOCK"   // path for HoldLock
+	EnvLaunch = "PENSTOCK_LAUNCH"  // launch token
+	EnvRun    = "PENSTOCK_RUN"     // nonce of the run, the same for all ranks
+	EnvRank   = "PENSTOCK_RANK"    // rank in the job
+	EnvLock   = "PENSTOCK_LOCK"    // path for HoldLock
+	EnvEndsAt = "PENSTOCK_ENDS_AT" // when the job's time is over, in seconds since 1970; not set where it has no limit
 
 	envShim = "PENSTOCK_LOCAL_JOB" // job/rank; in shims only, which carry none of the others, so that no sweep ends them
 )

@@ -38,6 +38,7 @@ type jobRecord struct {
 	Placement  []cluster.Placement `json:"placement"` // by rank
 	Locks      []inode             `json:"locks"`     // by rank
 	StartedAt  time.Time           `json:"started_at"`
+	EndsAt     time.Time           `json:"ends_at,omitzero"` // by local.walltime; zero = no limit
 }
 
 // rankRecord is rank.json: what a shim needs.
@@ -49,6 +50,8 @@ type rankRecord struct {
 	Env   []string `json:"env"`
 	Lock  string   `json:"lock"`
 	Grace duration `json:"grace"` // when the shim is asked to end and no stop.json says how fast
+
+	EndsAt time.Time `json:"ends_at,omitzero"` // of the job
 }
 
 // stopRecord is stop.json.
@@ -62,6 +65,8 @@ type exitRecord struct {
 	Exit    *cluster.Exit `json:"exit"` // null = nobody knows
 	Reason  string        `json:"reason,omitempty"`
 	EndedAt time.Time     `json:"ended_at"`
+
+	Cause cluster.EndCause `json:"cause,omitempty"` // walltime, where the shim has ended it for that
 }
 
 // duration is written as Go writes it (1m30s).

@@ -77,7 +77,7 @@ func (c *Cluster) look(id jobID) (seenJob, bool) {
 		}
 		return c.lookDamaged(id, err), true
 	}
-	j := seenJob{Job: cluster.Job{ID: string(id), Launch: r.Launch, Started: r.StartedAt}, placement: r.Placement}
+	j := seenJob{Job: cluster.Job{ID: string(id), Launch: r.Launch, Started: r.StartedAt, EndsAt: r.EndsAt}, placement: r.Placement}
 	ranks := make([]rankView, len(r.Placement))
 	for rank, p := range r.Placement {
 		j.Nodes = append(j.Nodes, p.Node)
@@ -173,6 +173,7 @@ func summarise(j *cluster.Job, ranks []rankView, stopped bool) {
 			if r.ended.EndedAt.After(j.Ended) {
 				j.Ended = r.ended.EndedAt
 			}
+			j.Cause = cmp.Or(j.Cause, r.ended.Cause)
 		}
 	}
 }

@@ -3,9 +3,11 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/scheduler/cluster"
@@ -199,6 +202,41 @@ func TestFilesArePrivate(t *testing.T) {
 	if seen < 10 {
 		t.Errorf("only %d files seen", seen)
 	}
+}
+
+// A job with a time limit knows its end, tells its agent, and is ended there: asked first, killed when it does not obey.
+func TestTimeLimit(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	for _, stubborn := range []bool{false, true} {
+		sub := m.submission(script{Stubborn: stubborn})
+		sub.Deployment.Local.Walltime = jobspecs.Duration(1500 * time.Millisecond)
+		id := m.mustSubmit(sub)
+		j := m.job(id)
+		if got := j.EndsAt.Sub(j.Started); got != 1500*time.Millisecond {
+			t.Errorf("it ends %s after its start", got)
+		}
+		if want := fmt.Sprintf("%s=%d", EnvEndsAt, j.EndsAt.Unix()); !slices.Contains(m.agentEnvironment(id), want) {
+			t.Errorf("its agent is not told %s", want)
+		}
+		j = m.ended(id)
+		if j.Cause != cluster.EndedWalltime || j.Ended.Before(j.EndsAt) || !strings.Contains(j.Reason, "time limit") {
+			t.Errorf("ended %+v, with a limit at %v", j, j.EndsAt)
+		}
+		if killed := j.Exit != nil && j.Exit.Signal == int(unix.SIGKILL); killed != stubborn {
+			t.Errorf("stubborn %v: exit %+v", stubborn, j.Exit)
+		}
+	}
+}
+
+// agentEnvironment is what rank 0's agent is started with.
+func (m *machine) agentEnvironment(id jobID) []string {
+	m.t.Helper()
+	var r rankRecord
+	if err := readRecord(m.fs, filepath.Join(rankDir(m.dir(id), 0), rankFile), &r); err != nil {
+		m.t.Fatal(err)
+	}
+	return r.Env
 }
 
 func TestEndedJobsAreForgotten(t *testing.T) {

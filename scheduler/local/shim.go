@@ -126,13 +126,29 @@ func (s *shim) run(ctx context.Context) exitRecord {
 		s.log.Error().Err(err).Msg("agent not started")
 		return exitRecord{Exit: &cluster.Exit{Code: exitCannotStart}, Reason: "the agent could not be started: " + err.Error()}
 	}
-	exit, asked := s.attend(ctx, tree)
+	exit, asked, limited := s.attend(ctx, tree)
 	s.sweep(context.WithoutCancel(ctx))
-	return exitRecord{Exit: exit, Reason: describe(exit, asked)}
+	r := exitRecord{Exit: exit, Reason: describe(exit, asked)}
+	if limited {
+		r.Reason, r.Cause = "its time limit was reached: "+r.Reason, cluster.EndedWalltime
+	}
+	return r
 }
 
-// attend waits for the tree and passes on what it is asked meanwhile.
-func (s *shim) attend(ctx context.Context, tree Tree) (exit *cluster.Exit, asked bool) {
+// limitGrace is what a rank has between the asking and the killing at the job's time limit.
+const limitGrace = 5 * time.Second
+
+// limit fires at the job's time limit; never where it has none.
+func (s *shim) limit() (<-chan time.Time, func()) {
+	if s.rank.EndsAt.IsZero() {
+		return nil, func() {}
+	}
+	t := time.NewTimer(time.Until(s.rank.EndsAt))
+	return t.C, func() { t.Stop() }
+}
+
+// attend waits for the tree and passes on what it is asked meanwhile. limited: the job's time limit has ended it.
+func (s *shim) attend(ctx context.Context, tree Tree) (exit *cluster.Exit, asked, limited bool) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var stops sync.WaitGroup
 	defer stops.Wait()
@@ -149,12 +165,17 @@ func (s *shim) attend(ctx context.Context, tree Tree) (exit *cluster.Exit, asked
 	})
 	look := time.NewTicker(stopLook)
 	defer look.Stop()
+	over, forget := s.limit()
+	defer forget()
 	told := ctx.Done()
 	grace := time.Duration(-1)
 	for {
 		select {
 		case exit := <-done:
-			return exit, grace >= 0
+			return exit, grace >= 0, limited
+		case <-over:
+			limited = true
+			stops.Go(func() { s.stop(life, tree, limitGrace) })
 		case <-told:
 			told = nil
 		case <-look.C:

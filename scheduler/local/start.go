@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -84,7 +85,10 @@ func (s *starting) prepareRank(rank int) error {
 		Argv:  s.c.o.AgentCommand(s.sub, rank),
 		Env:   append(append(Environment(s.c.o.Environ), m.environ()...), EnvLock+"="+lock.Name()),
 		Lock:  lock.Name(),
-		Grace: defaultGrace(s.sub),
+		Grace: defaultGrace(s.sub), EndsAt: s.job.EndsAt,
+	}
+	if !r.EndsAt.IsZero() {
+		r.Env = append(r.Env, EnvEndsAt+"="+strconv.FormatInt(r.EndsAt.Unix(), 10))
 	}
 	return errors.Join(writeRecord(s.c.fs, filepath.Join(dir, rankFile), r), reserve(s.c.fs, filepath.Join(dir, exitName)))
 }

@@ -152,6 +152,9 @@ func (c *Cluster) start(sub cluster.Submission) (jobID, error) {
 		Launch: sub.Launch.ID, Run: newRun(), Deployment: sub.Launch.Deployment, Role: sub.Launch.Role,
 		Placement: sub.Launch.Placement, StartedAt: time.Now().UTC(),
 	}
+	if limit := sub.Deployment.Local.Walltime.Std(); limit > 0 {
+		r.EndsAt = r.StartedAt.Add(limit)
+	}
 	r.ID = jobID(string(r.Launch) + "." + r.Run)
 	s := &starting{c: c, sub: sub, job: r, tmp: statefile.TempName(c.dir(r.ID))}
 	defer s.close()
