@@ -4,11 +4,18 @@
 #   shellcheck  reads the scripts that `penstock render` prints
 #   nodejs npm  run the openai client against the gateway
 #   curl        stands in README's examples
+#   slurm...    a real Slurm cluster in namespaces (tests/slurm); debootstrap makes the chroots with other releases of it
 set -euo pipefail
 missing=()
-for pair in gcc:gcc shellcheck:shellcheck node:nodejs npm:npm curl:curl; do
+for pair in gcc:gcc shellcheck:shellcheck node:nodejs npm:npm curl:curl slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client \
+  slurmrestd:slurmrestd munged:munge ip:iproute2 nft:nftables debootstrap:debootstrap; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
+if command -v dpkg >/dev/null 2>&1; then # plugins of Slurm, which are no commands
+  for package in slurm-wlm-basic-plugins slurm-wlm-jwt-plugin; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+  done
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ]; then
   echo "tests: not root, so not installed: ${missing[*]}; the tests that need them are skipped" >&2
@@ -16,5 +23,11 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "tests: installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
+# Nothing that is installed here starts a daemon of its own on this machine.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
+  trap 'rm -f '$policy EXIT
+fi
 apt-get -q update >/dev/null
 apt-get -y -q --no-install-recommends install "${missing[@]}" >/dev/null

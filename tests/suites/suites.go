@@ -19,7 +19,7 @@ type suite struct {
 }
 
 // whole are the folders of tests that start the whole program; they are suites of their own.
-var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench"}
+var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench", "tests/slurm"}
 
 var quickSuites = []suite{
 	{
@@ -30,6 +30,7 @@ var quickSuites = []suite{
 	{Name: "engine", About: "a real engine with real KV cache", Packages: []string{"./tests/engine"}, Timeout: 6 * time.Minute},
 	{Name: "openai", About: "the npm openai client", Packages: []string{"./tests/openai"}, Timeout: 5 * time.Minute},
 	{Name: "attack", About: "a second user on the same machine", Packages: []string{"./tests/attack"}, Timeout: 5 * time.Minute},
+	{Name: "slurm", About: "a real Slurm cluster in namespaces", Packages: []string{"./tests/slurm/..."}, Timeout: 5 * time.Minute},
 }
 
 var slowSuites = []suite{

@@ -1,0 +1,24 @@
+package testbed
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// variableOf reads one variable of a process's environment.
+func variableOf(pid int, name string) (string, bool) {
+	env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	for kv := range bytes.SplitSeq(env, []byte{0}) {
+		if k, v, ok := strings.Cut(string(kv), "="); ok && k == name {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+func commandLine(pid int) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " "))
+}
