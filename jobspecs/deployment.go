@@ -223,7 +223,10 @@ type Slurm struct {
 	Time        Duration `yaml:"time,omitempty"`
 	Constraint  string   `yaml:"constraint,omitempty"`
 	Reservation string   `yaml:"reservation,omitempty"`
-	Sbatch      []string `yaml:"sbatch,omitempty"` // further options as sbatch takes them
+	// GPUOption is how the site wants cards asked for: gres (default), gpus-per-node, or none.
+	GPUOption string   `yaml:"gpuOption,omitempty"`
+	Setup     []string `yaml:"setup,omitempty"`  // shell lines of the job before Penstock's agent: module load
+	Sbatch    []string `yaml:"sbatch,omitempty"` // further options as sbatch takes them
 }
 
 // Nomad is the section for Nomad clusters.

@@ -30,7 +30,7 @@ func drawDeployment(t *rapid.T) Deployment {
 	}
 	v.Slurm = Slurm{Partition: maybe(t, "partition", plainName), Time: drawDuration(t, "time"), Constraint: maybe(t, "constraint", constraints)}
 	if rapid.Bool().Draw(t, "sbatch") {
-		v.Slurm.Sbatch = []string{"--exclusive", "--gres=gpu:a100:4,license:x"}
+		v.Slurm.Sbatch = []string{"--exclusive", "--licenses=tape:1, disk:2 #x"}
 	}
 	v.Nomad = Nomad{Namespace: maybe(t, "namespace", plainName), Priority: rapid.IntRange(0, 100).Draw(t, "priority")}
 	derive(&v)

@@ -45,6 +45,7 @@ var (
 	plainName    = newForm(`^[A-Za-z0-9][A-Za-z0-9._,@:+-]*$`, "name", "use letters, digits and ._,@:+- only")
 	constraints  = newForm(`^[A-Za-z0-9\[(][A-Za-z0-9._,*&|()\[\]-]*$`, "constraint", "write it as sbatch --constraint takes it")
 	moment       = newForm(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})$`, "time", "write it as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00")
+	gpuOption    = newForm(`^(gres|gpus-per-node|none)$`, "way to ask Slurm for cards", "use gres, gpus-per-node or none")
 	sbatchOption = newForm(`^-.+`, "option of sbatch", "write it as sbatch takes it, such as --exclusive")
 )
 
@@ -157,6 +158,9 @@ var rules = map[string]rule{
 	"slurm.time":        {doc: "Walltime of each job, such as 24h."},
 	"slurm.constraint":  {doc: "As sbatch --constraint.", form: constraints},
 	"slurm.reservation": {doc: "As sbatch --reservation.", form: plainName},
+	"slurm.gpuOption":   {doc: "Option of sbatch that asks for cards: gres, gpus-per-node, or none where slurm.sbatch does it.", form: gpuOption, byValue: "gres"},
+	"slurm.setup":       {doc: "Shell lines of the job before Penstock's agent, such as module load."},
+	"slurm.setup[]":     {doc: "One line of bash, or several.", free: true},
 	"slurm.sbatch":      {doc: "Further options, as sbatch takes them."},
 	"slurm.sbatch[]":    {doc: "One option, such as --exclusive.", form: sbatchOption},
 

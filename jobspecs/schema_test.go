@@ -16,6 +16,7 @@ var beyondSchema = map[string]string{
 	"parallel":                "a product",
 	"parallel-odd":            "a product",
 	"pyxis-outside-slurm":     "depends on another section",
+	"slurm-options":           "depends on another section",
 	"two-documents":           "a schema sees one document at a time",
 	"container-without-image": "depends on a value",
 }

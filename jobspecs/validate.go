@@ -20,6 +20,7 @@ func (c *checker) deployment(d Deployment) {
 	c.kv(d.KV)
 	c.lifetime(d)
 	c.localNodes(d.Local.Nodes)
+	c.slurm(d)
 	c.secrets(d)
 }
 

@@ -34,7 +34,7 @@ func ReplicaHash(d jobspecs.Deployment, kind jobspecs.RoleKind) string {
 	switch d.Cluster {
 	case jobspecs.SlurmCluster:
 		depends.Slurm = &d.Slurm
-		depends.Slurm.Sbatch = orEmpty(d.Slurm.Sbatch)
+		depends.Slurm.Sbatch, depends.Slurm.Setup = orEmpty(d.Slurm.Sbatch), orEmpty(d.Slurm.Setup)
 	case jobspecs.NomadCluster:
 		depends.Nomad = &d.Nomad
 		depends.Nomad.Datacenters = orEmpty(d.Nomad.Datacenters)
