@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // TestDrain: a replica is drained; its streams outlive the deadline and go on elsewhere.
@@ -16,7 +17,7 @@ func TestDrain(t *testing.T) {
 	w.fault(func() { w.must("drain", "web", victim.Name, "--deadline", "2s") })
 	w.gone(victim.Launch)
 	w.replaced("web", 2, victim)
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.atLeastHalf(w.finish(12, "drain with streams that outlive the deadline"))
 }
 
@@ -26,7 +27,7 @@ func TestScaleDown(t *testing.T) {
 	tr := w.traffic(w.client)
 	w.fault(func() { w.must("scale", "web", "mixed=1") })
 	w.until("one replica is left", ready("web", 1))
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.atLeastHalf(w.finish(13, "scale down from 3 to 1"))
 }
 
@@ -46,7 +47,7 @@ func TestRollingChange(t *testing.T) {
 		}
 		return ready("web", 2)(st)
 	})
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	for name, run := range w.runs("web") {
 		if old[name] == run {
 			t.Errorf("%s was not replaced: %s", name, run)

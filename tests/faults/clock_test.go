@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // A machine's clock cannot be stepped under other users, and a time namespace shifts no wall clock. So the program is built
@@ -131,8 +132,8 @@ func TestClockStepped(t *testing.T) {
 	w.fault(func() { wall.set(2 * time.Hour) })
 	settle := func() {
 		t.Helper()
-		own.finished(w.ctx, streams)
-		others.finished(w.ctx, streams)
+		own.Finished(w.ctx, traffic.Streams)
+		others.Finished(w.ctx, traffic.Streams)
 		w.until("both replicas are ready", ready("web", 2))
 	}
 	settle()

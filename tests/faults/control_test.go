@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // TestControllerKilled: streams through another gateway go on undisturbed, those through the controller's own end in an
@@ -18,17 +19,17 @@ func TestControllerKilled(t *testing.T) {
 	before := w.runs("web")
 	controller := w.process("", "serve")
 	w.fault(func() {
-		own.dead.Store(true)
+		own.Dead.Store(true)
 		w.signal(syscall.SIGKILL, controller)
 	})
-	others.finished(w.ctx, 2*streams) // without a controller
+	others.Finished(w.ctx, 2*traffic.Streams) // without a controller
 	w.serve()
 	w.until("the replicas are found again", ready("web", 2))
-	others.finished(w.ctx, streams)
+	others.Finished(w.ctx, traffic.Streams)
 	w.same("web", before)
 	r := w.finish(4, "SIGKILL of the controller")
-	if r.broken != streams {
-		t.Errorf("%d requests ended with the controller's own gateway, not %d", r.broken, streams)
+	if r.broken != traffic.Streams {
+		t.Errorf("%d requests ended with the controller's own gateway, not %d", r.broken, traffic.Streams)
 	}
 	if r.cut > 0 {
 		t.Errorf("%d streams through the other gateway were disturbed", r.cut)
@@ -48,10 +49,10 @@ func TestControllerAndAgentKilled(t *testing.T) {
 		w.signal(syscall.SIGKILL, agent)
 	})
 	w.gone(victim.Launch)
-	others.finished(w.ctx, streams)
+	others.Finished(w.ctx, traffic.Streams)
 	w.serve()
 	w.replaced("web", 2, victim)
-	others.finished(w.ctx, streams)
+	others.Finished(w.ctx, traffic.Streams)
 	for name, run := range w.runs("web") {
 		if name != victim.Name && run != before[name] {
 			t.Errorf("%s: before %s, now %s", name, before[name], run)
@@ -71,7 +72,7 @@ func TestControllerRestarted(t *testing.T) {
 		w.serve()
 	})
 	w.until("the replicas are found again", ready("web", 2))
-	others.finished(w.ctx, 2*streams)
+	others.Finished(w.ctx, 2*traffic.Streams)
 	w.same("web", before)
 	if r := w.finish(6, "controller restarted"); r.cut > 0 {
 		t.Errorf("%d streams were disturbed", r.cut)
@@ -85,22 +86,22 @@ func TestGatewayKilled(t *testing.T) {
 	own, others := w.traffic(victim.Client), w.traffic(w.client)
 	before := w.runs("web")
 	w.fault(func() {
-		own.dead.Store(true)
+		own.Dead.Store(true)
 		_ = victim.cmd.Process.Kill()
 	})
 	<-victim.ended
-	others.finished(w.ctx, 2*streams)
+	others.Finished(w.ctx, 2*traffic.Streams)
 	w.until("its requests run no more, those of others do", func(st installation.Status) bool {
 		running := 0
 		for _, e := range w.engines {
 			running += w.running(e)
 		}
-		return running <= streams
+		return running <= traffic.Streams
 	})
 	w.same("web", before)
 	r := w.finish(5, "SIGKILL of a gateway")
-	if r.broken != streams || r.cut > 0 {
-		t.Errorf("%d requests ended with the gateway, not %d; %d others were disturbed", r.broken, streams, r.cut)
+	if r.broken != traffic.Streams || r.cut > 0 {
+		t.Errorf("%d requests ended with the gateway, not %d; %d others were disturbed", r.broken, traffic.Streams, r.cut)
 	}
 }
 

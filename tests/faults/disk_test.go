@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // TestDiskFull: no byte can be written where the ledger and the logs are. Serving goes on, an engine that dies comes back,
@@ -38,7 +39,7 @@ func TestDiskFull(t *testing.T) {
 	})
 	w.signal(syscall.SIGKILL, w.process(victim.Launch, "agent")) // its successor cannot be written down now
 	w.gone(victim.Launch)
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.until("the status warns", func(st installation.Status) bool {
 		return strings.Contains(strings.Join(st.Warnings, "\n"), "no space left")
 	})
@@ -46,7 +47,7 @@ func TestDiskFull(t *testing.T) {
 	ballast.drop()
 	w.must("scale", "web", "mixed=3")
 	w.replaced("web", 3, victim)
-	tr.finished(w.ctx, streams)
+	tr.Finished(w.ctx, traffic.Streams)
 	w.finish(10, "disk full for ledger, usage and logs")
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // finish ends the traffic and the installation in good order, looks at what is left, and makes the row.
@@ -15,9 +17,9 @@ func (w *world) finish(number int, fault string) row {
 	w.t.Logf("%s", time.Now().Format(time.TimeOnly+".000 finish"))
 	r := row{number: number, fault: fault}
 	for _, tr := range w.streams {
-		tr.end()
-		if !tr.dead.Load() {
-			r.downtime = max(r.downtime, tr.ready.longest)
+		tr.End()
+		if !tr.Dead.Load() {
+			r.downtime = max(r.downtime, tr.Downtime())
 		}
 	}
 	w.count(&r)
@@ -69,27 +71,27 @@ func (w *world) checkLogs() {
 func (w *world) count(r *row) {
 	w.t.Helper()
 	for _, tr := range w.streams {
-		for _, f := range tr.list() {
+		for _, f := range tr.Flights() {
 			r.sent++
-			switch f.verdict {
-			case complete:
+			switch f.Verdict {
+			case traffic.Complete:
 				r.completed++
-			case refused:
+			case traffic.Refused:
 				r.refused++
-			case broken:
+			case traffic.Broken:
 				r.broken++
-			case lost:
+			case traffic.Lost:
 				r.lost++
-			case altered:
+			case traffic.Altered:
 				r.altered++
-			case doubled:
+			case traffic.Doubled:
 				r.doubled++
 			}
-			if !f.open {
+			if !f.Open {
 				continue
 			}
 			r.open++
-			if f.verdict == complete && w.attempts(f.id) > 1 {
+			if f.Verdict == traffic.Complete && w.attempts(f.ID) > 1 {
 				r.cut++
 			}
 		}
@@ -125,11 +127,11 @@ type usageLine struct {
 // checkUsage looks for every completed request in the usage files: once, with its tokens.
 func (w *world) checkUsage(r *row) {
 	w.t.Helper()
-	want := map[string]*flight{}
+	want := map[string]*traffic.Flight{}
 	for _, tr := range w.streams {
-		for _, f := range tr.list() {
-			if f.verdict == complete {
-				want[f.id] = f
+		for _, f := range tr.Flights() {
+			if f.Verdict == traffic.Complete {
+				want[f.ID] = f
 			}
 		}
 	}
@@ -159,7 +161,7 @@ func (w *world) checkUsage(r *row) {
 			if l.Outcome == "continued" {
 				r.continued++
 			}
-			if tokens := uint64(f.prompt.fields["max_tokens"].(int)); l.Completion != tokens {
+			if tokens := uint64(f.Prompt.Fields["max_tokens"].(int)); l.Completion != tokens {
 				w.t.Errorf("request %s: usage of %d tokens, not of %d (%+v)", id, l.Completion, tokens, l)
 			}
 		}

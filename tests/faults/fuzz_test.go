@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // bad is one bad request.
@@ -36,7 +38,7 @@ func TestBadRequests(t *testing.T) {
 		}
 	})
 	t.Logf("answers by status: %v", statuses)
-	tr.finished(w.ctx, streams)
+	tr.Finished(w.ctx, traffic.Streams)
 	w.same("web", before)
 	if r := w.finish(15, fmt.Sprintf("%d bad requests", badRequests)); r.cut > 0 || r.refused > 0 {
 		t.Errorf("%d streams were moved, %d refused", r.cut, r.refused)
@@ -77,7 +79,7 @@ func (w *world) send(b bad) (status int, err error) {
 }
 
 // good is what bad requests are made from.
-const good = `{"model":"` + model + `","messages":[{"role":"system","content":"Be short."},{"role":"user","content":"How are you? 🙂"}],` +
+const good = `{"model":"` + traffic.Model + `","messages":[{"role":"system","content":"Be short."},{"role":"user","content":"How are you? 🙂"}],` +
 	`"max_tokens":8,"temperature":0,"stream":true,"stream_options":{"include_usage":true},"stop":["x","y"],"user":"someone"}`
 
 // odd values stand in for good ones.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // TestRankKilled: a replica that spans two nodes ends as a whole when the engine of one rank is killed, says so with its last
@@ -38,7 +39,7 @@ func killRank(t *testing.T, fault string, words ...string) {
 	w.gone(victim.Launch)
 	w.replaced("web", 2, victim)
 	w.tells(victim)
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.atLeastHalf(w.finish(9, fault))
 }
 

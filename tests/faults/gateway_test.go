@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // gateway is one more gateway, a process of its own.
@@ -80,7 +81,7 @@ func (w *world) routable(client *installation.Client) {
 		var asking sync.WaitGroup
 		for i := range errs { // at a time, so that no replica gets all of them
 			asking.Go(func() {
-				_, errs[i] = client.Chat(w.ctx, model, w.prompts.short[0].messages, map[string]any{"max_tokens": 1}, nil)
+				_, errs[i] = client.Chat(w.ctx, traffic.Model, w.prompts.Short[0].Messages, map[string]any{"max_tokens": 1}, nil)
 			})
 		}
 		asking.Wait()

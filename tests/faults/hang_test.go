@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // TestEngineHangs: an engine that accepts requests and answers nothing is found by its agent, which kills it and starts it
@@ -19,7 +20,7 @@ func TestEngineHangs(t *testing.T) {
 		now := w.Find(victim.Launch, "engine", "sim")
 		return ready("web", 2)(st) && len(now) == 1 && now[0].PID != engine.PID
 	})
-	tr.finished(w.ctx, streams)
+	tr.Finished(w.ctx, traffic.Streams)
 	w.atLeastHalf(w.finish(7, "engine that accepts and hangs"))
 }
 
@@ -30,10 +31,10 @@ func TestEngineSilent(t *testing.T) {
 	tr := w.traffic(w.client)
 	victim := w.busiest()
 	w.fault(func() { w.fail(victim.Launch, "hang:inference", "hang-after-tokens:0") })
-	tr.settled(w.ctx)
+	tr.Settled(w.ctx)
 	w.signal(syscall.SIGKILL, w.engines[victim.Launch].process)
 	w.until("both replicas are ready", ready("web", 2))
-	tr.finished(w.ctx, streams)
+	tr.Finished(w.ctx, traffic.Streams)
 	r := w.finish(7, "engine that makes no token any more and says that it is well")
 	if 2*r.continued < r.open-2 { // two are no streams and wait
 		t.Errorf("%d of %d requests were continued", r.continued, r.open)
@@ -55,6 +56,6 @@ func sleepThrough(t *testing.T, fault string, words ...string) {
 	w.pause(30)
 	_ = syscall.Kill(process.PID, syscall.SIGCONT) // it may have been killed meanwhile
 	w.until("both replicas are ready", ready("web", 2))
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.finish(14, fault)
 }

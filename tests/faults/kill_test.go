@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // TestEngineKilled: the agent starts the engine again in the same run, and the streams go on elsewhere meanwhile.
@@ -18,7 +19,7 @@ func TestEngineKilled(t *testing.T) {
 		now := w.Find(victim.Launch, "engine", "sim")
 		return ready("web", 2)(st) && len(now) == 1 && now[0].PID != engine.PID
 	})
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.atLeastHalf(w.finish(1, "SIGKILL of an engine"))
 }
 
@@ -39,7 +40,7 @@ func TestAllEnginesKilled(t *testing.T) {
 		}
 		return ready("web", 2)(st)
 	})
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.atLeastHalf(w.finish(1, "SIGKILL of all engines at once"))
 }
 
@@ -58,7 +59,7 @@ func killRun(t *testing.T, number int, fault, subcommand string) {
 	w.fault(func() { w.signal(syscall.SIGKILL, process) })
 	w.gone(victim.Launch)
 	w.replaced("web", 2, victim)
-	tr.finished(w.ctx, 2*streams)
+	tr.Finished(w.ctx, 2*traffic.Streams)
 	w.atLeastHalf(w.finish(number, fault))
 }
 

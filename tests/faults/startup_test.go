@@ -39,7 +39,7 @@ serving: {restarts: 1}
 	if now := w.starts("bad"); now > starts+2 {
 		t.Errorf("no back-off: %d launches, 8 s later %d", starts, now)
 	}
-	tr.finished(w.ctx, 1)
+	tr.Finished(w.ctx, 1)
 	w.same("web", before)
 	if r := w.finish(8, "engine that dies in start-up"); r.cut > 0 {
 		t.Errorf("%d streams of the other deployment were disturbed", r.cut)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/traffic"
 )
 
 // world is one installation with one deployment, and what a test has seen of it.
@@ -17,8 +18,8 @@ type world struct {
 	t        *testing.T
 	ctx      context.Context
 	client   *installation.Client // of the controller's own gateway
-	prompts  *catalog
-	streams  []*traffic
+	prompts  *traffic.Catalog
+	streams  []*traffic.Traffic
 	gateways []*gateway
 	sockets  map[string]string // listening TCP sockets seen so far: inode -> who
 	engines  map[string]engine // of the deployment, by launch, as they were before the traffic
@@ -33,7 +34,7 @@ func setup(t *testing.T) *world {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	return &world{Installation: installation.ForTest(t), t: t, ctx: ctx, prompts: prompts(t), sockets: map[string]string{}}
+	return &world{Installation: installation.ForTest(t), t: t, ctx: ctx, prompts: traffic.Prompts(t), sockets: map[string]string{}}
 }
 
 // start makes an installation whose deployment is ready.
@@ -55,7 +56,7 @@ engine: {kind: sim, args: [--speedup, "0.5"]}
 roles: {mixed: {replicas: 2, gpus: 1}}
 local: {nodes: [{name: a, gpus: 4}, {name: b, gpus: 4}]}
 %s
-`, model, strings.Join(more, "\n"))
+`, traffic.Model, strings.Join(more, "\n"))
 }
 
 func (w *world) must(args ...string) string {
@@ -94,18 +95,16 @@ func (w *world) connect() {
 }
 
 // traffic starts steady traffic through a gateway and waits until its streams are in the middle.
-func (w *world) traffic(client *installation.Client) *traffic {
+func (w *world) traffic(client *installation.Client) *traffic.Traffic {
 	w.t.Helper()
-	tr := begin(w.ctx, w.t, client, w.prompts)
+	tr := traffic.Begin(w.ctx, w.t, client, w.prompts)
 	w.streams = append(w.streams, tr)
 	w.t.Cleanup(func() { // where the test gives up
-		select {
-		case <-tr.ending:
-		default:
-			tr.end()
+		if !tr.Over() {
+			tr.End()
 		}
 	})
-	tr.middle(w.ctx)
+	tr.Middle(w.ctx)
 	return tr
 }
 
@@ -114,7 +113,7 @@ func (w *world) fault(what func()) {
 	w.t.Helper()
 	w.sockets = listening(w.Installation, w.sockets)
 	for _, tr := range w.streams {
-		tr.mark()
+		tr.Mark()
 	}
 	what()
 }

@@ -1,4 +1,4 @@
-package faults
+package traffic
 
 import (
 	"context"
@@ -23,12 +23,21 @@ const askEvery = 20 * time.Millisecond
 
 func watchReadiness(ctx context.Context, client *installation.Client) *readiness {
 	r := &readiness{done: make(chan struct{})}
-	r.asking.Go(func() { r.watch(ctx, strings.TrimSuffix(client.URL, "/v1")+"/ready") })
+	r.asking.Go(func() { r.watch(ctx, transportOf(client), strings.TrimSuffix(client.URL, "/v1")+"/ready") })
 	return r
 }
 
-func (r *readiness) watch(ctx context.Context, url string) {
-	transport := &http.Transport{}
+// transportOf makes a transport of its own that dials as the client does.
+func transportOf(client *installation.Client) *http.Transport {
+	if client.HTTP != nil {
+		if t, ok := client.HTTP.Transport.(*http.Transport); ok {
+			return t.Clone()
+		}
+	}
+	return &http.Transport{}
+}
+
+func (r *readiness) watch(ctx context.Context, transport *http.Transport, url string) {
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 	tick := time.NewTicker(askEvery)

@@ -1,4 +1,7 @@
-package faults
+// Package traffic is steady traffic whose answers are known: clients of a gateway that ask one question after the other, and
+// compare each answer with what the simulated engine's model says to it. Fault tests break something meanwhile. It knows the
+// gateway and the engine's model, and nothing of clusters.
+package traffic
 
 import (
 	"context"
@@ -14,51 +17,51 @@ import (
 	"github.com/penstock/penstock/tests/installation"
 )
 
-// traffic is steady traffic through one gateway: each of its clients asks one question after the other, the first with a
+// Traffic is steady traffic through one gateway: each of its clients asks one question after the other, the first with a
 // long answer.
-type traffic struct {
-	t      *testing.T
+type Traffic struct {
+	t      testing.TB
 	client *installation.Client
-	dead   atomic.Bool // its gateway is killed, on purpose
+	Dead   atomic.Bool // its gateway is killed, on purpose
 	ending chan struct{}
 	all    sync.WaitGroup
 	ready  *readiness
 
 	mu      sync.Mutex
-	flights []*flight
+	flights []*Flight
 }
 
-// flight is one request.
-type flight struct {
-	prompt  *prompt
-	whole   bool         // not streamed
+// Flight is one request.
+type Flight struct {
+	Prompt  *Prompt
+	Whole   bool         // not streamed
 	pieces  atomic.Int64 // of text that came
-	open    bool         // it was in the middle at the fault
-	over    bool
-	id      string
-	verdict verdict
-	why     string
-	answer  installation.Answer
+	Open    bool         // it was in the middle at the fault
+	Over    bool
+	ID      string
+	Verdict Verdict
+	Why     string
+	Answer  installation.Answer
 }
 
 // Write counts the pieces of a stream.
-func (f *flight) Write(p []byte) (int, error) {
+func (f *Flight) Write(p []byte) (int, error) {
 	f.pieces.Add(1)
 	return len(p), nil
 }
 
-// begin starts the traffic: streams that are long, and two clients that wait for whole answers.
-func begin(ctx context.Context, t *testing.T, client *installation.Client, questions *catalog) *traffic {
-	tr := &traffic{t: t, client: client, ending: make(chan struct{}), ready: watchReadiness(ctx, client)}
-	for i, p := range questions.long {
+// Begin starts the traffic: streams that are long, and two clients that wait for whole answers.
+func Begin(ctx context.Context, t testing.TB, client *installation.Client, questions *Catalog) *Traffic {
+	tr := &Traffic{t: t, client: client, ending: make(chan struct{}), ready: watchReadiness(ctx, client)}
+	for i, p := range questions.Long {
 		first := tr.flight(p, i%6 == 5)
-		tr.all.Go(func() { tr.ask(ctx, first, questions.short[i:]) })
+		tr.all.Go(func() { tr.ask(ctx, first, questions.Short[i:]) })
 	}
 	return tr
 }
 
-func (tr *traffic) flight(p *prompt, whole bool) *flight {
-	f := &flight{prompt: p, whole: whole}
+func (tr *Traffic) flight(p *Prompt, whole bool) *Flight {
+	f := &Flight{Prompt: p, Whole: whole}
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	tr.flights = append(tr.flights, f)
@@ -66,14 +69,14 @@ func (tr *traffic) flight(p *prompt, whole bool) *flight {
 }
 
 // ask asks one question after the other until the traffic ends.
-func (tr *traffic) ask(ctx context.Context, f *flight, next []*prompt) {
+func (tr *Traffic) ask(ctx context.Context, f *Flight, next []*Prompt) {
 	for n := 0; ; n++ {
 		tr.fly(ctx, f)
-		if tr.dead.Load() {
+		if tr.Dead.Load() {
 			return
 		}
 		pause := time.Duration(0)
-		if f.verdict != complete {
+		if f.Verdict != Complete {
 			pause = 100 * time.Millisecond
 		}
 		select {
@@ -83,30 +86,30 @@ func (tr *traffic) ask(ctx context.Context, f *flight, next []*prompt) {
 			return
 		case <-time.After(pause):
 		}
-		f = tr.flight(next[n%len(next)], f.whole)
+		f = tr.flight(next[n%len(next)], f.Whole)
 	}
 }
 
 // fly makes one request and judges what becomes of it.
-func (tr *traffic) fly(ctx context.Context, f *flight) {
+func (tr *Traffic) fly(ctx context.Context, f *Flight) {
 	ask := tr.client.Chat
-	if f.whole {
+	if f.Whole {
 		ask = tr.askWhole
 	}
-	a, err := ask(ctx, model, f.prompt.messages, f.prompt.fields, f)
+	a, err := ask(ctx, Model, f.Prompt.Messages, f.Prompt.Fields, f)
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	f.over, f.id, f.answer = true, a.ID, a
+	f.Over, f.ID, f.Answer = true, a.ID, a
 	if ctx.Err() != nil {
 		return // the test has given up
 	}
-	if f.verdict, f.why = judge(f.prompt, a, err, tr.dead.Load()); f.verdict >= lost {
-		tr.t.Errorf("request %s: %s", a.ID, f.why)
+	if f.Verdict, f.Why = judge(f.Prompt, a, err, tr.Dead.Load()); f.Verdict >= Lost {
+		tr.t.Errorf("request %s: %s", a.ID, f.Why)
 	}
 }
 
 // askWhole is Client.Chat for an answer in one piece.
-func (tr *traffic) askWhole(ctx context.Context, model string, messages []installation.Message, fields map[string]any, _ io.Writer) (a installation.Answer, err error) {
+func (tr *Traffic) askWhole(ctx context.Context, model string, messages []installation.Message, fields map[string]any, _ io.Writer) (a installation.Answer, err error) {
 	body := map[string]any{"model": model, "messages": messages, "temperature": 0}
 	for k, v := range fields {
 		if k != "stream_options" {
@@ -146,13 +149,13 @@ func (tr *traffic) askWhole(ctx context.Context, model string, messages []instal
 // begunAfter is how many pieces of text make a stream one that is in its middle. The long answers have hundreds.
 const begunAfter = 12
 
-// middle waits until all streams are in the middle of their long answers.
-func (tr *traffic) middle(ctx context.Context) {
+// Middle waits until all streams are in the middle of their long answers.
+func (tr *Traffic) Middle(ctx context.Context) {
 	tr.t.Helper()
 	for {
 		waiting := 0
-		for _, f := range tr.list() {
-			if !f.whole && f.pieces.Load() < begunAfter {
+		for _, f := range tr.Flights() {
+			if !f.Whole && f.pieces.Load() < begunAfter {
 				waiting++
 			}
 		}
@@ -167,36 +170,57 @@ func (tr *traffic) middle(ctx context.Context) {
 	}
 }
 
-// mark notes which requests are in the middle now. It is called at the fault.
-func (tr *traffic) mark() {
+// Mark notes which requests are in the middle now. It is called at the fault.
+func (tr *Traffic) Mark() {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	for _, f := range tr.flights {
-		f.open = f.open || !f.over && (f.whole || f.pieces.Load() > 0)
+		f.Open = f.Open || !f.Over && (f.Whole || f.pieces.Load() > 0)
 	}
 }
 
-// end lets the requests that are open finish and sends no more.
-func (tr *traffic) end() {
+// End lets the requests that are open finish and sends no more.
+func (tr *Traffic) End() {
 	close(tr.ending)
 	tr.all.Wait()
 	tr.ready.stop()
 }
 
-func (tr *traffic) list() []*flight {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	return append([]*flight(nil), tr.flights...)
+// Downtime is the longest time in which no replica was ready, as far as the gateway said.
+func (tr *Traffic) Downtime() time.Duration {
+	tr.ready.mu.Lock()
+	defer tr.ready.mu.Unlock()
+	return tr.ready.longest
 }
 
-// finished waits until so many more requests are over than now.
-func (tr *traffic) finished(ctx context.Context, more int) {
+// Over says whether End was called.
+func (tr *Traffic) Over() bool {
+	select {
+	case <-tr.ending:
+		return true
+	default:
+		return false
+	}
+}
+
+// Pieces is how many pieces of text have come.
+func (f *Flight) Pieces() int64 { return f.pieces.Load() }
+
+// Flights lists all requests, the first first.
+func (tr *Traffic) Flights() []*Flight {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return append([]*Flight(nil), tr.flights...)
+}
+
+// Finished waits until so many more requests are over than now.
+func (tr *Traffic) Finished(ctx context.Context, more int) {
 	tr.t.Helper()
 	count := func() (n int) {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
 		for _, f := range tr.flights {
-			if f.over {
+			if f.Over {
 				n++
 			}
 		}
@@ -211,14 +235,14 @@ func (tr *traffic) finished(ctx context.Context, more int) {
 	}
 }
 
-// settled waits until all streams that were in the middle at the fault are over.
-func (tr *traffic) settled(ctx context.Context) {
+// Settled waits until all streams that were in the middle at the fault are over.
+func (tr *Traffic) Settled(ctx context.Context) {
 	tr.t.Helper()
 	open := func() (n int) {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
 		for _, f := range tr.flights {
-			if f.open && !f.over && !f.whole {
+			if f.Open && !f.Over && !f.Whole {
 				n++
 			}
 		}
