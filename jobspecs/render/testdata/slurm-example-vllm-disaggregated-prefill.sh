@@ -1,0 +1,33 @@
+#!/bin/bash
+# Deployment llama-70b, role prefill, revision content 7a6a1af7ad14.
+# Penstock's agent starts the engine, restarts it, drains it, and ends it with all it started. Nothing here is secret.
+#SBATCH --job-name=llama-70b-prefill-0-k3v9x2mq
+#SBATCH --comment=penstock:0123456789ab:llama-70b
+#SBATCH --partition=gpu
+#SBATCH --account=proj42
+#SBATCH --time=1-00:00:00
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gres=gpu:h100:4
+#SBATCH --signal=B:USR2@250
+#SBATCH --no-requeue
+#SBATCH --export=NONE
+#SBATCH --open-mode=append
+#SBATCH --chdir=/home/ada/.local/state/penstock/logs/x
+#SBATCH --output=/home/ada/.local/state/penstock/logs/x/agent-0.log
+#SBATCH --exclusive
+
+umask 077
+export PENSTOCK_LAUNCH=llama-70b-prefill-0-k3v9x2mq
+PENSTOCK_RUN=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}-$(od -An -N6 -tx1 /dev/urandom | tr -d ' ')
+export PENSTOCK_RUN
+if [ -z "${SLURM_JOB_END_TIME:-}" ]; then # older Slurms do not say when the job ends
+  SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s timeout 30 squeue --noheader --job="$SLURM_JOB_ID" --format=%e)
+  export SLURM_JOB_END_TIME
+fi
+
+exec /home/ada/bin/penstock agent \
+  --cluster slurm \
+  --join /home/ada/.local/state/penstock/join/x.json \
+  --nodes 1

@@ -1,0 +1,44 @@
+#!/bin/bash
+# Deployment x, role mixed, revision content 96b3c6163cb5.
+# Penstock's agent starts the engine, restarts it, drains it, and ends it with all it started. Nothing here is secret.
+#SBATCH --job-name=x-mixed-0-k3v9x2mq
+#SBATCH --comment=penstock:0123456789ab:x
+#SBATCH --nodes=3
+#SBATCH --ntasks=3
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --signal=B:USR2@130
+#SBATCH --no-requeue
+#SBATCH --export=NONE
+#SBATCH --open-mode=append
+#SBATCH --chdir=/home/ada/.local/state/penstock/logs/x
+#SBATCH --output=/home/ada/.local/state/penstock/logs/x/agent-0.log
+
+umask 077
+export PENSTOCK_LAUNCH=x-mixed-0-k3v9x2mq
+PENSTOCK_RUN=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}-$(od -An -N6 -tx1 /dev/urandom | tr -d ' ')
+export PENSTOCK_RUN
+if [ -z "${SLURM_JOB_END_TIME:-}" ]; then # older Slurms do not say when the job ends
+  SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s timeout 30 squeue --noheader --job="$SLURM_JOB_ID" --format=%e)
+  export SLURM_JOB_END_TIME
+fi
+
+# Ranks 1 to 2, one on each further node.
+(
+  srun --overlap --relative=1 --nodes=2 --ntasks=2 --ntasks-per-node=1 \
+    "--cpus-per-task=$SLURM_CPUS_ON_NODE" \
+    --export=ALL --kill-on-bad-exit=1 --input=none --open-mode=append \
+    --output=/home/ada/.local/state/penstock/logs/x/agent-others.log \
+    --gpus-per-node=4 --gpu-bind=none \
+    /home/ada/bin/penstock agent \
+      --cluster slurm \
+      --join /home/ada/.local/state/penstock/join/x.json \
+      --nodes 3 \
+      --first-rank 1 ||
+    kill -s TERM $$
+) &
+
+exec /home/ada/bin/penstock agent \
+  --cluster slurm \
+  --join /home/ada/.local/state/penstock/join/x.json \
+  --nodes 3
