@@ -54,7 +54,7 @@ func (p *Process) kill() {
 	pace, last := pace{longest: time.Second}, Proc{}
 	for quiet := (quiet{}); ; {
 		sight := p.look(p.alive)
-		if quiet.after(sight, kin.reap()) {
+		if quiet.after(sight, kin.reap(), kin.alone(p)) {
 			return
 		}
 		switch sight {
@@ -72,21 +72,29 @@ func (p *Process) kill() {
 
 // quiet tells when a tree is gone: when two looks in a row have found nothing and no orphan has ended between them. A
 // process that forks and ends all the time is there at every moment, but each time under another ID, so that a look
-// may miss it. The dead that it leaves behind come to this process as their reaper and give it away.
+// may miss it. The dead that it leaves behind come to this process as their reaper and give it away. Where other trees
+// live beside, those dead may be theirs, and would keep an ended tree waiting for as long as they come: then it is the
+// number of looks that counts.
 type quiet struct {
-	looks  int
-	reaped uint64
+	looks, since int // that have found nothing, in a row: in all, and since the last orphan has ended
+	reaped       uint64
 }
 
-// after takes in a look and how many orphans were reaped until after it.
-func (q *quiet) after(look sight, reaped uint64) (gone bool) {
-	if look != nothing {
-		q.looks = 0
-	} else if q.looks++; reaped != q.reaped {
-		q.looks = 1
+// enoughLooks is how many looks do not all miss what forks and ends all the time.
+const enoughLooks = 50
+
+// after takes in a look, how many orphans were reaped until after it, and whether there is no other tree.
+func (q *quiet) after(look sight, reaped uint64, alone bool) (gone bool) {
+	switch {
+	case look != nothing:
+		q.looks, q.since = 0, 0
+	case reaped != q.reaped:
+		q.looks, q.since = q.looks+1, 1
+	default:
+		q.looks, q.since = q.looks+1, q.since+1
 	}
 	q.reaped = reaped
-	return q.looks >= 2
+	return q.since >= 2 || !alone && q.looks >= enoughLooks
 }
 
 func (p *Process) signalAll(sig syscall.Signal) {

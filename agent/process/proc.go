@@ -23,6 +23,9 @@ type Proc struct {
 	Start     uint64        // clock ticks from boot to its start
 	Command   string        // the kernel's short name, up to 15 bytes
 	CPU       time.Duration // user and system time of itself and of its reaped children
+
+	ending bool // on its way out: it runs no program any more, but may still hold memory, files and a GPU
+	loaded bool // runs a program and shows where its environment is, or is a thread of the kernel, which has none
 }
 
 // dead tells whether only the entry in the process table is left: memory, files and GPU contexts are gone. The state is
@@ -39,12 +42,20 @@ const (
 	statPPID   = 1
 	statPGID   = 2
 	statSID    = 3
+	statFlags  = 6
 	statUTime  = 11
 	statSTime  = 12
 	statCUTime = 13
 	statCSTime = 14
 	statThread = 17
 	statStart  = 19
+	statEnvEnd = 48
+)
+
+// Bits of the kernel's flags of a process: PF_EXITING and PF_KTHREAD.
+const (
+	flagEnding = 0x4
+	flagKernel = 0x200000
 )
 
 // parseStat reads /proc/PID/stat. The name may hold spaces and parentheses: it ends at the last one.
@@ -79,6 +90,9 @@ func parseStat(line []byte) (Proc, error) {
 		Start:   number(fields[statStart]),
 		Command: strings.ToValidUTF8(string(line[open+1:end]), "?"),
 	}
+	flags := number(fields[statFlags])
+	p.ending = flags&flagEnding != 0
+	p.loaded = flags&flagKernel != 0 || len(fields) > statEnvEnd && fields[statEnvEnd] != "0"
 	ticks := number(fields[statUTime]) + number(fields[statSTime]) + number(fields[statCUTime]) + number(fields[statCSTime])
 	p.CPU = time.Duration(min(ticks, math.MaxInt64/uint64(tick))) * tick
 	return p, err
@@ -172,11 +186,11 @@ func retry(call func() (int, error)) (int, error) {
 // maxEnviron bounds how much of an environment is read: more than the kernel lets a program have by default.
 const maxEnviron = 8 << 20
 
-// readEnviron reads the environment that a process was started with. It is empty for a zombie, and for a program that
-// has overwritten it.
-func readEnviron(pid int) ([]byte, error) {
+// readEnviron reads the environment that a process was started with. It is empty for a process that ends or becomes
+// another program just now, and for a program that has overwritten it.
+func readEnviron(path string) ([]byte, error) {
 	for size := 16 << 10; ; size *= 4 {
-		b, err := readInto(make([]byte, size), procPath(pid, "environ"))
+		b, err := readInto(make([]byte, size), path)
 		if err != nil || len(b) < size || size >= maxEnviron {
 			return b, err
 		}

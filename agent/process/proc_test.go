@@ -6,11 +6,14 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
-const statLine = "4217 (VLLM::Worker) 1)) S 4100 4099 4098 0 -1 4194560 1 2 3 4 150 50 20 10 20 0 300 0 987654 1 2 3\n"
+const (
+	statLine   = "4217 (VLLM::Worker) 1)) S 4100 4099 4098 0 -1 4194560 1 2 3 4 150 50 20 10 20 0 300 0 987654 1 2 3\n"
+	statLoaded = "9 (sh) S 8 9 9 0 -1 4194560 1 2 3 4 150 50 20 10 20 0 1 0 987654 1 2 3 4 5 6 7 8 9 0 0 0 0 0 0 17 0 0 0 0 0 0 1 2 3 4 5 6 7 0\n"
+	statKernel = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 31 0 0\n"
+	statEnding = "9 (sh) R 8 9 9 0 -1 4194564 1 2 3 4 150 50 20 10 20 0 1 0 987654 0 0 3 0 0 0 7 8 9 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 9\n"
+)
 
 func TestParseStat(t *testing.T) {
 	t.Parallel()
@@ -22,8 +25,22 @@ func TestParseStat(t *testing.T) {
 		PID: 4217, PPID: 4100, PGID: 4099, SID: 4098, State: 'S', Threads: 300, Start: 987654,
 		Command: "VLLM::Worker) 1)", CPU: 2300 * time.Millisecond,
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
+	if got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestParseStatTellsWhatEnds(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]Proc{
+		statLine:   {},
+		statLoaded: {loaded: true},
+		statKernel: {loaded: true},
+		statEnding: {ending: true},
+	} {
+		if p, err := parseStat([]byte(line)); err != nil || p.ending != want.ending || p.loaded != want.loaded {
+			t.Errorf("%s: ending %v, loaded %v, %v", line, p.ending, p.loaded, err)
+		}
 	}
 }
 
@@ -56,6 +73,7 @@ func TestParseStatRefuses(t *testing.T) {
 
 func FuzzParseStat(f *testing.F) {
 	f.Add([]byte(statLine))
+	f.Add([]byte(statLoaded))
 	f.Add([]byte("1 (a\n) b) Z 0 1 1 0 -1 1 1 1 1 1 0 0 0 0 1 1 1 1 0"))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		p, err := parseStat(line)
@@ -88,7 +106,7 @@ func TestReadEnvironTakesLongOnes(t *testing.T) {
 	p, _ := start(t, Spec{Env: []string{long}}, `sleep 1000`)
 	// The kernel shows no environment at all for a moment after the program was started.
 	eventually(t, "the whole environment is there", func() bool {
-		environ, err := readEnviron(p.PID())
+		environ, err := readEnviron(procPath(p.PID(), "environ"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -54,6 +54,9 @@ type Process struct {
 	poke  chan struct{} // says that deadline has changed
 	exit  Exit
 
+	looking sync.Mutex   // held while the process table is looked at
+	known   map[int]Proc // what the last look found alive
+
 	mu       sync.Mutex
 	deadline time.Time // when the tree is killed; zero: not asked to end
 	left     []Proc    // what the last look at an ending tree found
@@ -86,9 +89,10 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
 	p.endBy(time.Now().Add(grace))
 	if err := p.await(ctx); err != nil {
+		left, trouble := p.Tree()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return fmt.Errorf("stop process %d: still alive: %s: %w", p.pid, describe(p.left), errors.Join(err, p.trouble))
+		return fmt.Errorf("stop process %d: still alive: %s: %w", p.pid, describe(left), errors.Join(err, p.trouble, trouble))
 	}
 	return nil
 }

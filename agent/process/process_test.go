@@ -23,9 +23,13 @@ var helpers = map[string]func() error{
 	"sweeper": helpSweeper,
 	"listen":  helpListen,
 	"read":    helpRead,
+	"hog":     helpHog,
+	"threads": helpThreads,
 }
 
 const envHelper = "PROCESS_TEST_HELPER"
+
+func init() { runtime.LockOSThread() } // for the one that ends its first thread
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(envHelper); name != "" {

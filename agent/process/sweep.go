@@ -36,33 +36,32 @@ type Killed struct {
 // environment. This process, its ancestors and the trees that it has started itself are never among them. What does not
 // show its environment is not found.
 func Find(l Leftovers) ([]Killed, error) {
+	found, _, err := find(l)
+	return found, err
+}
+
+// find tells also how many processes may be among them and do not show it for now.
+func find(l Leftovers) (found []Killed, doubtful int, err error) {
 	if l.Launch == "" {
-		return nil, errors.New("find leftovers: no launch token")
+		return nil, 0, errors.New("find leftovers: no launch token")
 	}
 	all, err := scan()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	safe, own := untouchable(all), kin.nonces()
-	var found []Killed
 	for _, p := range all {
-		if safe[p.PID] || p.dead() {
+		if safe[p.PID] || p.dead() || !owned(p.PID) {
 			continue
 		}
-		if mark, ok := marked(p.PID, l, own); ok {
-			found = append(found, Killed{Proc: p, Mark: mark})
+		switch who := identify(p.PID); {
+		case who.veiled:
+			doubtful++
+		case l.match(who.Mark) && !own[who.nonce]:
+			found = append(found, Killed{Proc: p, Mark: who.Mark})
 		}
 	}
-	return found, nil
-}
-
-// marked tells whether a process is of our user, carries what l asks for and is of no tree in own.
-func marked(pid int, l Leftovers, own map[string]bool) (Mark, bool) {
-	if !owned(pid) {
-		return Mark{}, false
-	}
-	mark, nonce := identify(pid)
-	return mark, l.match(mark) && !own[nonce]
+	return found, doubtful, nil
 }
 
 // owned tells whether a process is of our user. The kernel gives the entry of a process that has changed its rights to
@@ -72,9 +71,9 @@ func owned(pid int) bool {
 	return unix.Stat(fmt.Sprintf("/proc/%d", pid), &st) == nil && int(st.Uid) == os.Geteuid()
 }
 
-// execGap is between the two looks that must find nothing: for a moment, a process that becomes another program shows no
-// environment.
-const execGap = 5 * time.Millisecond
+// doubt is how long a sweep waits for processes that do not show whose they are: other jobs of the user on this node
+// may hang on their way in or out, and are none of ours.
+const doubt = 2 * time.Second
 
 // Sweep kills what an earlier run has left on this node and waits until it is gone, with its memory and its hold on the
 // GPUs. It never touches a process that lacks the mark or belongs to another user, nor this one or its ancestors. Call
@@ -83,34 +82,47 @@ const execGap = 5 * time.Millisecond
 func Sweep(ctx context.Context, l Leftovers) ([]Killed, error) {
 	var killed []Killed
 	pace := pace{longest: time.Second}
-	for empty := 0; empty < 2; {
-		found, err := Find(l)
+	for empty, begun := 0, time.Now(); ; {
+		found, doubtful, err := find(l)
 		if err != nil {
 			return killed, err
 		}
-		if len(found) == 0 {
-			if empty++; empty < 2 {
-				time.Sleep(execGap)
-			}
-			continue
-		}
-		empty = 0
 		var trouble error
 		for _, k := range found {
-			err := strike(k.Proc, unix.SIGKILL, func() bool {
-				_, still := marked(k.PID, l, kin.nonces())
-				return still
-			})
-			trouble = errors.Join(trouble, err)
+			trouble = errors.Join(trouble, strike(k.Proc, unix.SIGKILL, func() bool { return l.still(k.PID) }))
 			killed = add(killed, k)
+		}
+		left := dying(killed)
+		switch {
+		case len(found) > 0 || len(left) > 0 || doubtful > 0 && time.Since(begun) < doubt:
+			empty = 0
+		case empty == 1:
+			return killed, nil
+		default:
+			empty++ // a process that forks and ends may escape one look
 		}
 		select {
 		case <-pace.next(time.Time{}):
 		case <-ctx.Done():
-			return killed, fmt.Errorf("sweep launch %s: still alive: %s: %w", l.Launch, describe(procsOf(found)), errors.Join(ctx.Err(), trouble))
+			return killed, fmt.Errorf("sweep launch %s: still alive: %s: %w", l.Launch, describe(left), errors.Join(ctx.Err(), trouble))
 		}
 	}
-	return killed, nil
+}
+
+// still tells whether a process is one that l describes, in the moment before it is killed.
+func (l Leftovers) still(pid int) bool {
+	who := identify(pid)
+	return owned(pid) && l.match(who.Mark) && !kin.nonces()[who.nonce]
+}
+
+// dying gives those that were killed and are not gone yet.
+func dying(killed []Killed) (left []Proc) {
+	for _, k := range killed {
+		if now, err := readStat(k.PID); err == nil && now.same(k.Proc) && !now.dead() {
+			left = append(left, now)
+		}
+	}
+	return left
 }
 
 // add appends k unless it is there already.
@@ -121,12 +133,4 @@ func add(killed []Killed, k Killed) []Killed {
 		}
 	}
 	return append(killed, k)
-}
-
-func procsOf(killed []Killed) []Proc {
-	procs := make([]Proc, len(killed))
-	for i, k := range killed {
-		procs[i] = k.Proc
-	}
-	return procs
 }

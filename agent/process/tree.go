@@ -1,6 +1,10 @@
 package process
 
-import "os"
+import (
+	"errors"
+	"fmt"
+	"os"
+)
 
 // Tree gives a process and all its descendants by parentage, the process itself first. It is empty when there is no
 // such process. A descendant that was orphaned is not in it: Process.Tree knows those too.
@@ -14,52 +18,83 @@ func Tree(pid int) ([]Proc, error) {
 
 // Tree gives the living processes of the tree, with orphans that came back to this process.
 func (p *Process) Tree() ([]Proc, error) {
+	p.looking.Lock()
+	defer p.looking.Unlock()
 	all, err := scan()
 	if err != nil {
 		return nil, err
 	}
-	return living(p.members(all)), nil
+	members, _ := p.members(all)
+	return p.remember(members), nil
 }
+
+// errVeiled says that a process does not show whose it is, for now.
+var errVeiled = errors.New("starts or ends just now and does not show whose it is")
 
 // alive gives what has to end: the living members, and whatever else carries the nonce of the tree, because a subreaper
-// or a helper outside the tree may have taken it in.
+// or a helper outside the tree may have taken it in. Where it finds none, but an orphan that may be one, the error is
+// errVeiled.
 func (p *Process) alive() ([]Proc, error) {
+	p.looking.Lock()
+	defer p.looking.Unlock()
 	all, err := scan()
 	if err != nil {
 		return nil, err
 	}
-	member := map[int]bool{}
-	for _, q := range p.members(all) {
-		member[q.PID] = true
+	members, doubtful := p.members(all)
+	in := map[int]bool{}
+	for _, q := range members {
+		in[q.PID] = true
 	}
 	safe := untouchable(all)
-	return living(descend(all, func(q Proc) bool {
-		return member[q.PID] || !safe[q.PID] && owned(q.PID) && p.carriedBy(q.PID)
-	})), nil
+	alive := p.remember(descend(all, func(q Proc) bool {
+		return in[q.PID] || !safe[q.PID] && owned(q.PID) && p.carriedBy(q.PID)
+	}))
+	if len(alive) == 0 && len(doubtful) > 0 {
+		return nil, fmt.Errorf("%s: %w", describe(doubtful), errVeiled)
+	}
+	return alive, nil
 }
 
-// members picks the processes of the tree out of all. The ID of the first process cannot be recycled before it is
-// reaped, which is after the last look, so that its session and its group are exact.
-func (p *Process) members(all []Proc) []Proc {
+// remember keeps which processes were found, so that one that ends, and no longer shows its mark, is still known. It
+// gives those that live.
+func (p *Process) remember(found []Proc) []Proc {
+	alive := living(found)
+	p.known = make(map[int]Proc, len(alive))
+	for _, q := range alive {
+		p.known[q.PID] = q
+	}
+	return alive
+}
+
+// members picks the processes of the tree out of all, and those orphans that may be of this tree or of another one. The
+// ID of the first process cannot be recycled before it is reaped, which is after the last look, so that its session and
+// its group are exact.
+func (p *Process) members(all []Proc) (members, doubtful []Proc) {
 	leaders, alone := kin.leaders(), kin.alone(p)
 	orphans := orphans(all, leaders)
-	return descend(all, func(q Proc) bool {
+	members = descend(all, func(q Proc) bool {
 		switch {
-		case q.SID == p.pid || q.PGID == p.pid:
+		case q.SID == p.pid || q.PGID == p.pid || p.known[q.PID].same(q):
 			return true
 		case !orphans[q.PID] || leaders[q.SID] || leaders[q.PGID]:
 			return false
 		}
-		return p.claims(q.PID, alone)
+		who := identify(q.PID)
+		ours := p.claims(who, alone)
+		if !ours && who.veiled {
+			doubtful = append(doubtful, q)
+		}
+		return ours
 	})
+	return members, doubtful
 }
 
 // claims tells whether an orphan is of this tree: by its nonce, or, where there is no other tree, because it carries no
 // mark or the nonce of a tree inside this one, such as the engine of an agent that was started here. What carries the
 // token of another launch came from elsewhere.
-func (p *Process) claims(pid int, alone bool) bool {
-	mark, nonce := identify(pid)
-	return nonce == p.nonce || alone && (mark.Launch == "" || mark.Launch == p.launch)
+func (p *Process) claims(who label, alone bool) bool {
+	return who.nonce == p.nonce || alone && (who.Launch == "" || who.Launch == p.launch)
 }
 
 // orphans are the processes that this one, as subreaper, has become the parent of: children in another session that are
@@ -129,18 +164,4 @@ func untouchable(all []Proc) map[int]bool {
 		safe[pid] = true
 	}
 	return safe
-}
-
-// identify reads what a process carries: nothing where it has no mark or does not show it.
-func identify(pid int) (Mark, string) {
-	environ, err := readEnviron(pid)
-	if err != nil {
-		return Mark{}, ""
-	}
-	return markOf(environ)
-}
-
-func (p *Process) carriedBy(pid int) bool {
-	_, nonce := identify(pid)
-	return nonce == p.nonce
 }

@@ -238,10 +238,27 @@ func TestQuiet(t *testing.T) {
 	} {
 		var q quiet
 		for i, s := range test.steps {
-			if got, want := q.after(s.look, s.reaped), test.gone && i == len(test.steps)-1; got != want {
+			if got, want := q.after(s.look, s.reaped, true), test.gone && i == len(test.steps)-1; got != want {
 				t.Errorf("%s: after step %d: %v", name, i+1, got)
 			}
 		}
+	}
+}
+
+func TestOtherTreesOrphansDoNotKeepATreeWaiting(t *testing.T) {
+	t.Parallel()
+	var alone, beside quiet
+	for i := range uint64(enoughLooks) {
+		if alone.after(nothing, i, true) {
+			t.Fatalf("alone: gone after look %d, with orphans that end all the time", i+1)
+		}
+		if gone := beside.after(nothing, i, false); gone != (i+1 == enoughLooks) {
+			t.Fatalf("beside another tree: gone after look %d: %v", i+1, gone)
+		}
+	}
+	beside.after(something, 0, false)
+	if beside.after(nothing, 1, false) {
+		t.Error("gone at the first look after one that found something")
 	}
 }
 
