@@ -34,13 +34,13 @@ func (e *StatusError) Error() string {
 }
 
 // Probe asks the run for one real token of the model, or one vector where embeddings is set, within ctx's deadline or 60 s.
-// Its error is a sentence for people; a *StatusError is in it when there was an answer.
+// Its error is a sentence for people that names the run; a *StatusError is in it when the answer was no success.
 func (c *Client) Probe(ctx context.Context, t Target, model string, embeddings bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	name, err := json.Marshal(model)
 	if err != nil {
-		return fmt.Errorf("probe launch %s: %w", t.Launch, err)
+		return failed(t, err)
 	}
 	call := Call{Path: "/v1/completions", Body: []byte(`{"model":` + string(name) + `,"prompt":"ok","max_tokens":1,"temperature":0}`)}
 	check := oneToken
@@ -51,34 +51,39 @@ func (c *Client) Probe(ctx context.Context, t Target, model string, embeddings b
 	call.Request = "probe-" + t.Launch
 	body, err := c.ask(ctx, t, call)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("probe launch %s at %s: no answer in time", t.Launch, t.Address)
-		}
 		return err
 	}
 	if err := check(body); err != nil {
-		return fmt.Errorf("probe launch %s at %s: %w", t.Launch, t.Address, err)
+		return failed(t, err)
 	}
 	return nil
+}
+
+// failed says of which run a probe speaks.
+func failed(t Target, err error) error {
+	return fmt.Errorf("probe launch %s at %s: %w", t.Launch, t.Address, err)
 }
 
 // ask returns the whole body of a successful answer.
 func (c *Client) ask(ctx context.Context, t Target, call Call) ([]byte, error) {
 	resp, err := c.Do(ctx, t, call)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, failed(t, errors.New("no answer in time"))
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Close()
 	body, err := io.ReadAll(io.LimitReader(resp, maxProbeAnswer+1))
-	if err != nil {
-		return nil, fmt.Errorf("probe launch %s at %s: read the answer: %w", t.Launch, t.Address, err)
-	}
-	if resp.Status != http.StatusOK {
-		return nil, fmt.Errorf("probe launch %s at %s: %w", t.Launch, t.Address,
-			&StatusError{Status: resp.Status, Reason: resp.Header.Get("Penstock-Reason"), Body: firstLine(body)})
-	}
-	if len(body) > maxProbeAnswer {
-		return nil, fmt.Errorf("probe launch %s at %s: the answer is longer than %d bytes", t.Launch, t.Address, maxProbeAnswer)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, failed(t, errors.New("no answer in time"))
+	case err != nil:
+		return nil, failed(t, fmt.Errorf("read the answer: %w", err))
+	case resp.Status != http.StatusOK:
+		return nil, failed(t, &StatusError{Status: resp.Status, Reason: resp.Header.Get("Penstock-Reason"), Body: firstLine(body)})
+	case len(body) > maxProbeAnswer:
+		return nil, failed(t, fmt.Errorf("the answer is longer than %d bytes", maxProbeAnswer))
 	}
 	return body, nil
 }

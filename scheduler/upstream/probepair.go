@@ -3,6 +3,7 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,8 +11,12 @@ import (
 	"time"
 )
 
-// pairPrompt fills several KV blocks of any usual size: engines hand over full blocks only.
-var pairPrompt = strings.Repeat("One token through the pair, please. ", 64)
+// pairPrompt gives a text that fills several KV blocks of any usual size, since engines hand over full blocks only, and
+// that no engine has seen: a block that decode holds from the last probe would not come through the pair. Blocks are found
+// by all that is before them, so that a new beginning makes all of them new.
+func pairPrompt() string {
+	return rand.Text() + ": " + strings.Repeat("one token through the pair, please. ", 64)
+}
 
 // probeBody is the request of both halves of a pair probe.
 type probeBody struct {
@@ -27,27 +32,25 @@ var remoteDecode = json.RawMessage(`{"do_remote_decode":true,"do_remote_prefill"
 	`"remote_block_ids":null,"remote_host":null,"remote_port":null}`)
 
 // ProbePair asks for one real token through a pair of replicas of an engine that splits by kv_transfer_params: prefill
-// reads the prompt, decode takes its KV blocks and answers. Deadline and errors as of Probe.
+// reads a new prompt, decode takes its KV blocks and answers. Deadline and error are those of Probe; the error names the
+// half that failed.
 func (c *Client) ProbePair(ctx context.Context, prefill, decode Target, model string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	request := "probe-" + prefill.Launch + "-" + decode.Launch
-	body, err := c.askHalf(ctx, prefill, request, probeBody{Model: model, Prompt: pairPrompt, MaxTokens: 1, Params: remoteDecode})
+	half := probeBody{Model: model, Prompt: pairPrompt(), MaxTokens: 1, Params: remoteDecode}
+	body, err := c.askHalf(ctx, prefill, request, half)
 	if err != nil {
 		return err
 	}
-	var answer struct {
-		Params json.RawMessage `json:"kv_transfer_params"`
+	if half.Params, err = keptBlocks(body); err != nil {
+		return failed(prefill, err)
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return fmt.Errorf("probe launch %s at %s: the answer is no completion: %w", prefill.Launch, prefill.Address, err)
-	}
-	if len(answer.Params) == 0 || bytes.Equal(answer.Params, []byte("null")) {
-		return fmt.Errorf("probe launch %s at %s: %w", prefill.Launch, prefill.Address, errors.New("it keeps no KV blocks for a decode replica"))
-	}
-	body, err = c.askHalf(ctx, decode, request, probeBody{Model: model, Prompt: pairPrompt, MaxTokens: 1, Params: answer.Params})
+	body, err = c.askHalf(ctx, decode, request, half)
 	if err == nil {
-		err = oneToken(body)
+		if err = oneToken(body); err != nil {
+			err = failed(decode, err)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("through prefill launch %s: %w", prefill.Launch, err)
@@ -55,10 +58,24 @@ func (c *Client) ProbePair(ctx context.Context, prefill, decode Target, model st
 	return nil
 }
 
+// keptBlocks reads out of prefill's answer where its blocks are.
+func keptBlocks(body []byte) (json.RawMessage, error) {
+	var answer struct {
+		Params json.RawMessage `json:"kv_transfer_params"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("the answer is no completion: %w", err)
+	}
+	if len(answer.Params) == 0 || bytes.Equal(answer.Params, []byte("null")) {
+		return nil, errors.New("it keeps no KV blocks for a decode replica")
+	}
+	return answer.Params, nil
+}
+
 func (c *Client) askHalf(ctx context.Context, t Target, request string, b probeBody) ([]byte, error) {
 	text, err := json.Marshal(b)
 	if err != nil {
-		return nil, fmt.Errorf("probe launch %s: %w", t.Launch, err)
+		return nil, failed(t, err)
 	}
 	return c.ask(ctx, t, Call{Path: "/v1/completions", Request: request, Body: text})
 }
