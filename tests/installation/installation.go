@@ -25,13 +25,16 @@ type Installation struct {
 	Extra  []string // further environment of every command
 	// As is the user that runs every command; nil = who runs the test. Only root can choose another one.
 	As *syscall.Credential
+	// On makes a command that runs somewhere else, such as on a machine of a test bed: with an environment of its own, in
+	// which env is on top. nil = here. As holds here only.
+	On func(ctx context.Context, env []string, argv ...string) *exec.Cmd
 }
 
 // Env is what every command runs in. Nothing of it leads out of Dir.
 func (s *Installation) Env() []string {
 	env := []string{}
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PENSTOCK_") && !strings.HasPrefix(kv, "XDG_") {
+		if s.On == nil && !strings.HasPrefix(kv, "PENSTOCK_") && !strings.HasPrefix(kv, "XDG_") {
 			env = append(env, kv)
 		}
 	}
@@ -45,6 +48,9 @@ func (s *Installation) State() string { return filepath.Join(s.Dir, "state") }
 
 // Command makes a command of the program, in Dir.
 func (s *Installation) Command(ctx context.Context, args ...string) *exec.Cmd {
+	if s.On != nil {
+		return s.On(ctx, s.Env(), append([]string{s.Binary}, args...)...)
+	}
 	cmd := exec.CommandContext(ctx, s.Binary, args...)
 	cmd.Env, cmd.Dir = s.Env(), s.Dir
 	if s.As != nil {

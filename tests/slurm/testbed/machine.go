@@ -51,7 +51,7 @@ if [ -n "$root" ]; then
 fi
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=0755 run "$root/run"
-for f in hosts passwd group; do mount --bind "$dir/etc/$f" "$root/etc/$f"; done
+for f in hosts passwd group; do [ -e "$root/etc/$f" ] || touch "$root/etc/$f"; mount --bind "$dir/etc/$f" "$root/etc/$f"; done
 mount --bind "$dir/machines/$name/tmp" "$root/tmp"
 ip link set lo up
 exec chroot "${root:-/}" bash -c 'cd /; echo up; exec >&-; while :; do sleep 86400 & wait $!; done' "$0" "$dir" "$name"
@@ -138,7 +138,7 @@ func (m *Machine) Command(ctx context.Context, u User, env []string, argv ...str
 		args = append(args, "-S", strconv.Itoa(u.UID), "-G", strconv.Itoa(u.UID))
 	}
 	home := m.bed.Home(u)
-	args = append(args, "--wd="+home, "--")
+	args = append(args, "--wdns="+home, "--")
 	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
 	cmd.Env = append([]string{path, "HOME=" + home, "USER=" + u.Name, "LOGNAME=" + u.Name, "LANG=C.UTF-8", m.bed.slurmConf()}, env...)
 	return cmd

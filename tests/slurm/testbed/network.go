@@ -32,7 +32,9 @@ func (m *Machine) plugIn(ctx context.Context) error {
 	if err := login.netCommand(ctx, cable, "ip", "-batch", "-"); err != nil {
 		return err
 	}
-	return m.netCommand(ctx, "addr add "+m.Addr+"/24 dev eth0\nlink set eth0 up\n", "ip", "-batch", "-")
+	// The card keeps its address when the power was off: else the others ask for the old one for a while.
+	return m.netCommand(ctx, fmt.Sprintf("link set eth0 address 02:00:00:00:00:%02x\naddr add %s/24 dev eth0\nlink set eth0 up\n", m.n, m.Addr),
+		"ip", "-batch", "-")
 }
 
 // CutLink takes a compute node off the network. Nothing on it ends, and nobody is told.

@@ -22,3 +22,13 @@ func commandLine(pid int) string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " "))
 }
+
+// CommandLines lists what runs on the machine, process 1 and zombies left out.
+func (m *Machine) CommandLines() (lines []string) {
+	for _, pid := range m.Processes() {
+		if line := commandLine(pid); line != "" && alive(pid) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
