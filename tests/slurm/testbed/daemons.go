@@ -42,10 +42,18 @@ func (b *Bed) KillSlurmctld() error { return b.Login().killDaemon("slurmctld", s
 // StopSlurmctld ends slurmctld as an administrator does.
 func (b *Bed) StopSlurmctld() error { return b.Login().killDaemon("slurmctld", syscall.SIGTERM) }
 
-// StartSlurmd starts the slurmd of a compute node.
+// StartSlurmd starts the slurmd of a compute node and returns once it listens.
 func (m *Machine) StartSlurmd(ctx context.Context) error {
-	_, err := m.Run(ctx, Root, "slurmd", "-f", m.bed.path("etc/slurm.conf"), "-N", m.Name)
-	return err
+	if _, err := m.Run(ctx, Root, "slurmd", "-f", m.bed.path("etc/slurm.conf"), "-N", m.Name); err != nil {
+		return err
+	}
+	return m.bed.Until(ctx, "slurmd listens on "+m.Name, func() (bool, error) {
+		c, err := m.DialContext(ctx, "tcp", "127.0.0.1:6818")
+		if err == nil {
+			err = c.Close()
+		}
+		return err == nil, err
+	})
 }
 
 // KillSlurmd kills the slurmd of a compute node. Its jobs run on.
