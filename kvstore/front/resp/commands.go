@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/front"
 )
 
 // version is what clients are told that they talk to. Some choose their dialect by it.
@@ -64,7 +65,7 @@ func (k *conn) do(ctx context.Context, args [][]byte, value *kvstore.Block) erro
 		k.error("NOAUTH log in first: AUTH user password")
 		return nil
 	case !ok:
-		k.count("other", "error")
+		k.d.counts.Command("other", front.Error)
 		k.error("ERR unknown command '" + printable(args[0]) + "'")
 		return nil
 	case len(args) < v.atLeast || v.atMost > 0 && len(args) > v.atMost:
@@ -72,10 +73,6 @@ func (k *conn) do(ctx context.Context, args [][]byte, value *kvstore.Block) erro
 		return nil
 	}
 	return v.do(k, ctx, args, value)
-}
-
-func (k *conn) count(command, outcome string) {
-	k.d.o.Metrics.commands.WithLabelValues(command, outcome).Inc()
 }
 
 // printable is a client's word as it may stand in an answer.
@@ -105,7 +102,7 @@ func (k *conn) set(ctx context.Context, args [][]byte, value *kvstore.Block) err
 		}
 	}
 	if value == nil {
-		k.count("set", "dropped")
+		k.d.counts.Command("set", front.Dropped)
 		k.ok()
 		return nil
 	}
@@ -114,9 +111,9 @@ func (k *conn) set(ctx context.Context, args [][]byte, value *kvstore.Block) err
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil: // full, or no store within reach: what a cache may do
-		k.count("set", "dropped")
+		k.d.counts.Command("set", front.Dropped)
 	default:
-		k.count("set", "ok")
+		k.d.counts.Command("set", front.OK)
 	}
 	k.ok()
 	return nil
@@ -181,12 +178,12 @@ func (k *conn) answer(ctx context.Context, command string, arg []byte) error {
 		return err
 	}
 	if b == nil {
-		k.count(command, "miss")
+		k.d.counts.Command(command, front.Miss)
 		k.null()
 		return nil
 	}
 	defer b.Release()
-	k.count(command, "ok")
+	k.d.counts.Command(command, front.OK)
 	return k.block(b)
 }
 
@@ -199,9 +196,9 @@ func (k *conn) exists(ctx context.Context, args [][]byte, _ *kvstore.Block) erro
 		}
 		if found {
 			n++
-			k.count("exists", "ok")
+			k.d.counts.Command("exists", front.OK)
 		} else {
-			k.count("exists", "miss")
+			k.d.counts.Command("exists", front.Miss)
 		}
 	}
 	k.number(n)
@@ -232,7 +229,7 @@ func (k *conn) del(ctx context.Context, args [][]byte, _ *kvstore.Block) error {
 			n++
 		}
 	}
-	k.count("del", "ok")
+	k.d.counts.Command("del", front.OK)
 	k.number(n)
 	return nil
 }
@@ -293,7 +290,7 @@ func (k *conn) logIn(user string, password []byte) bool {
 		space, ok = k.d.o.Login(user, password)
 	}
 	if !ok {
-		k.d.o.Metrics.refused.WithLabelValues("login").Inc()
+		k.d.counts.Refused("login")
 		k.error("WRONGPASS no such user, or not with this password")
 		k.quit = true // no second guess on this connection
 		return false

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/front"
 )
 
 // conn is one client's connection, served by one goroutine.
@@ -40,8 +41,8 @@ func newConn(d *Door, c net.Conn) *conn {
 
 // serve answers commands until the client goes, breaks the protocol, or the context ends.
 func (k *conn) serve(ctx context.Context) {
-	k.d.o.Metrics.open.Inc()
-	defer k.d.o.Metrics.open.Dec()
+	k.d.counts.Open.Inc()
+	defer k.d.counts.Open.Dec()
 	stop := context.AfterFunc(ctx, func() { _ = k.c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	defer func() { _ = k.c.Close() }()
@@ -51,7 +52,7 @@ func (k *conn) serve(ctx context.Context) {
 		}
 		err := k.command(ctx)
 		if errors.Is(err, errProtocol) {
-			k.d.o.Metrics.refused.WithLabelValues("protocol").Inc()
+			k.d.counts.Refused("protocol")
 			k.error("ERR Protocol error: " + err.Error()[len(errProtocol.Error())+2:])
 			k.quit = true
 		} else if err != nil {
@@ -133,7 +134,7 @@ func (k *conn) value(ctx context.Context) (*kvstore.Block, error) {
 		b.Release()
 		return nil, err
 	}
-	k.d.o.Metrics.bytes.WithLabelValues("in").Add(float64(n))
+	k.d.counts.In.Add(float64(n))
 	return b.Seal(), nil
 }
 
@@ -207,7 +208,7 @@ const copyBelow = 16 << 10
 // block answers with a block's bytes. They go from the block to the socket, with what was to be written before them.
 func (k *conn) block(b *kvstore.Block) error {
 	data := b.Bytes()
-	k.d.o.Metrics.bytes.WithLabelValues("out").Add(float64(len(data)))
+	k.d.counts.Out.Add(float64(len(data)))
 	k.out = append(strconv.AppendInt(append(k.out, '$'), int64(len(data)), 10), "\r\n"...)
 	if len(data) < copyBelow {
 		k.out = append(append(k.out, data...), "\r\n"...)
@@ -225,7 +226,7 @@ func (k *conn) flush() error {
 
 // write sends all of it within the time that its size allows, so that a client that stops reading can't hold a block.
 func (k *conn) write(bufs net.Buffers) error {
-	now, allowed := time.Now(), allowance(k.d.o.Stall, size(bufs))
+	now, allowed := time.Now(), front.Allowance(k.d.o.Stall, size(bufs))
 	if left := k.until.Sub(now); left < allowed/2 || left > allowed {
 		k.until = now.Add(allowed)
 		if err := k.c.SetWriteDeadline(k.until); err != nil {
@@ -239,9 +240,9 @@ func (k *conn) write(bufs net.Buffers) error {
 	return nil
 }
 
-func size(bufs net.Buffers) (n int) {
+func size(bufs net.Buffers) (n int64) {
 	for _, b := range bufs {
-		n += len(b)
+		n += int64(len(b))
 	}
 	return n
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/front"
 )
 
 // Options say whom a Door serves, from where, and within which bounds. Zero bounds are replaced by the defaults.
@@ -35,7 +36,7 @@ type Options struct {
 	// sockets in a folder that only the launch can enter.
 	Anonymous *kvstore.Space
 	Log       zerolog.Logger
-	Metrics   *Metrics // nil = none
+	Metrics   *front.Metrics // nil = none
 
 	MaxConnections int           // default 512; LMCache opens up to 150 for each rank
 	MaxValue       int           // bytes; default 512 MiB
@@ -52,9 +53,10 @@ const (
 
 // Door serves connections. It is made by New and has no state but its counters.
 type Door struct {
-	o    Options
-	ids  atomic.Int64
-	open atomic.Int64
+	o      Options
+	counts front.Door
+	ids    atomic.Int64
+	open   atomic.Int64
 }
 
 // New makes a door. It starts nothing.
@@ -72,9 +74,9 @@ func New(o Options) *Door {
 		o.LoginWithin = defaultLogin
 	}
 	if o.Metrics == nil {
-		o.Metrics = NewMetrics(nil)
+		o.Metrics = front.NewMetrics(nil)
 	}
-	return &Door{o: o}
+	return &Door{o: o, counts: o.Metrics.Door("resp")}
 }
 
 // Serve takes connections from the listener until the context ends, and returns when all of them have ended. It closes the
@@ -104,7 +106,7 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 		}
 		pause = 0
 		if d.open.Load() >= int64(d.o.MaxConnections) {
-			d.o.Metrics.refused.WithLabelValues("too-many").Inc()
+			d.counts.Refused("too-many")
 			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 			_, _ = c.Write([]byte("-ERR the door has as many connections as it may have\r\n"))
 			_ = c.Close()

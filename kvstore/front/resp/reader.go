@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/penstock/penstock/kvstore/front"
 )
 
 // The bounds of what is read before anything is believed. A connector's key has a few hundred bytes.
@@ -51,19 +53,11 @@ func (r *reader) rest(until time.Time) error {
 // hurry demands that the next n bytes come in time. A deadline that is good enough is left alone: setting one costs as
 // much as a small read.
 func (r *reader) hurry(n int) error {
-	now, allowed := time.Now(), allowance(r.stall, n)
+	now, allowed := time.Now(), front.Allowance(r.stall, int64(n))
 	if left := r.until.Sub(now); !r.until.IsZero() && left > allowed/2 && left <= allowed {
 		return nil
 	}
 	return r.rest(now.Add(allowed))
-}
-
-// slowest is the rate in bytes a second below which a client holds memory for too long.
-const slowest = 4 << 20
-
-// allowance is how long n bytes may take on the wire.
-func allowance(stall time.Duration, n int) time.Duration {
-	return stall + time.Duration(n)*time.Second/slowest
 }
 
 // await waits for the first byte of a command; until a moment, if that is not zero.
