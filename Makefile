@@ -46,7 +46,7 @@ race: ## all package tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@tests/fuzz.sh $(FUZZTIME)
 
-bench: build ## figures: BENCH name value unit reference ref_value ratio; BENCH=gateway|plan|agent|controller for a part
+bench: build ## figures: BENCH name value unit reference ref_value ratio; BENCH=gateway|plan|agent|controller|route for a part
 	@go run ./tests/bench -penstock bin/penstock -only $(BENCH)
 
 lint: ## golangci-lint (minutes at first)

@@ -76,7 +76,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -99,7 +99,7 @@ func parse() (*options, error) {
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route")
 	flag.Parse()
 	var err error
 	for _, path := range []*string{&o.penstock, &o.profile} {
@@ -119,7 +119,7 @@ func parse() (*options, error) {
 		}
 	}
 	if len(o.parts) == 0 {
-		return nil, fmt.Errorf("-only %s names no part; there are gateway, plan, agent and controller", *only)
+		return nil, fmt.Errorf("-only %s names no part; there are gateway, plan, agent, controller and route", *only)
 	}
 	if *rows != "" {
 		o.rows = strings.Split(*rows, ",")
