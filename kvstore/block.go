@@ -45,6 +45,10 @@ func (b *Block) Bytes() []byte {
 	return b.data
 }
 
+// Owner is whose memory the block is; nil = the garbage collector's. A store knows its own blocks by it, and keeps them where
+// they are.
+func (b *Block) Owner() Owner { return b.owner }
+
 // Len is the number of bytes.
 func (b *Block) Len() int { return len(b.data) }
 

@@ -11,7 +11,7 @@ type Hint struct {
 	Depth  uint32
 	Known  bool
 	// Session is a number for the conversation that the block belongs to; zero = none known. Stay is until when it is
-	// expected to go on.
+	// expected to go on; zero, with a Session: it is not.
 	Session uint64
 	Stay    time.Time
 	// Recompute is what it would cost the engine to make the block again; zero = unknown.

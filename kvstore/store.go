@@ -120,3 +120,8 @@ type Move struct {
 // Moves takes the news. A store calls it after a block can be read, and before it can no longer: who hears of a removal
 // late may be sent to a block that is gone, never the other way round. It must be quick and must not call the store back.
 type Moves func(Move)
+
+// Overflow takes what a store is about to forget to make room, while it can still be read: all parts of a group, one call
+// each. The block is lent: who keeps it beyond the call retains it, and its memory is not free until then. It must be quick
+// and must not call the store back. What it does not take is forgotten.
+type Overflow func(k Key, b *Block, h Hint)
