@@ -397,7 +397,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	}
 	until(t, "the stream is counted no more", func() bool { return gauge(t, w, "penstock_controller_agents") == 0 })
 	late := w.join(t, "l-1", "run-a", 0, 1).open()
-	late.full(apiv1.Phase_PHASE_STARTED)
+	_ = late.stream.Send(&apiv1.ReportRequest{Body: &apiv1.ReportRequest_Full{Full: health(apiv1.Phase_PHASE_STARTED)}}) // may come too late
 	if code := late.ended(); code != connect.CodeUnavailable {
 		t.Errorf("a stream that opens then hears %s", code)
 	}

@@ -3,6 +3,8 @@ package server
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/penstock/penstock/jobspecs"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/cluster"
@@ -23,6 +25,7 @@ func (in statusInput) deployment(d ledger.Deployment) *apiv1.DeploymentStatus {
 	st := &apiv1.DeploymentStatus{
 		Name: d.Name, Revision: uint32(d.Revision), Model: d.Spec.Model.ServedName, Engine: string(d.Spec.Engine.Kind),
 		Cluster: string(d.Spec.Cluster), RolledBackFrom: uint32(d.RolledBackFrom),
+		DrainTimeout: durationpb.New(d.Spec.Serving.DrainTimeout.Std()),
 	}
 	st.Replicas = in.replicas(d)
 	if d.Damaged != "" {

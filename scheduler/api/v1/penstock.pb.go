@@ -3914,6 +3914,7 @@ type DeploymentStatus struct {
 	Roles          []*RoleStatus          `protobuf:"bytes,8,rep,name=roles,proto3" json:"roles,omitempty"`
 	Replicas       []*ReplicaStatus       `protobuf:"bytes,9,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	RolledBackFrom uint32                 `protobuf:"varint,10,opt,name=rolled_back_from,json=rolledBackFrom,proto3" json:"rolled_back_from,omitempty"` // revision that failed, if a roll-back happened
+	DrainTimeout   *durationpb.Duration   `protobuf:"bytes,11,opt,name=drain_timeout,json=drainTimeout,proto3" json:"drain_timeout,omitempty"`          // what its replicas have to finish their streams
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -4016,6 +4017,13 @@ func (x *DeploymentStatus) GetRolledBackFrom() uint32 {
 		return x.RolledBackFrom
 	}
 	return 0
+}
+
+func (x *DeploymentStatus) GetDrainTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.DrainTimeout
+	}
+	return nil
 }
 
 type RoleStatus struct {
@@ -6209,7 +6217,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\rGatewayStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x123\n" +
-	"\aseen_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\"\xc9\x02\n" +
+	"\aseen_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\"\x89\x03\n" +
 	"\x10DeploymentStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +
@@ -6221,7 +6229,8 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x05roles\x18\b \x03(\v2\x17.penstock.v1.RoleStatusR\x05roles\x126\n" +
 	"\breplicas\x18\t \x03(\v2\x1a.penstock.v1.ReplicaStatusR\breplicas\x12(\n" +
 	"\x10rolled_back_from\x18\n" +
-	" \x01(\rR\x0erolledBackFrom\"\xb8\x01\n" +
+	" \x01(\rR\x0erolledBackFrom\x12>\n" +
+	"\rdrain_timeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\fdrainTimeout\"\xb8\x01\n" +
 	"\n" +
 	"RoleStatus\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x16\n" +
@@ -6574,80 +6583,81 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	81,  // 56: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
 	50,  // 57: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
 	51,  // 58: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
-	81,  // 59: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
-	81,  // 60: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
-	81,  // 61: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
-	16,  // 62: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
-	17,  // 63: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
-	18,  // 64: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
-	81,  // 65: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
-	23,  // 66: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
-	54,  // 67: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
-	20,  // 68: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
-	81,  // 69: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
-	79,  // 70: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
-	45,  // 71: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
-	80,  // 72: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
-	80,  // 73: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
-	29,  // 74: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
-	29,  // 75: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
-	73,  // 76: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
-	81,  // 77: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
-	32,  // 78: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
-	81,  // 79: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	2,   // 80: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
-	4,   // 81: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
-	6,   // 82: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
-	25,  // 83: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
-	30,  // 84: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
-	4,   // 85: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
-	41,  // 86: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
-	43,  // 87: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
-	46,  // 88: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
-	52,  // 89: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
-	55,  // 90: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
-	57,  // 91: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
-	59,  // 92: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
-	61,  // 93: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
-	63,  // 94: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
-	65,  // 95: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
-	67,  // 96: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
-	69,  // 97: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
-	71,  // 98: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
-	74,  // 99: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
-	76,  // 100: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
-	37,  // 101: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
-	39,  // 102: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
-	35,  // 103: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
-	3,   // 104: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
-	5,   // 105: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
-	7,   // 106: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
-	26,  // 107: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
-	31,  // 108: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
-	5,   // 109: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
-	42,  // 110: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
-	44,  // 111: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
-	47,  // 112: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
-	53,  // 113: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
-	56,  // 114: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
-	58,  // 115: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
-	60,  // 116: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
-	62,  // 117: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
-	64,  // 118: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
-	66,  // 119: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
-	68,  // 120: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
-	70,  // 121: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
-	72,  // 122: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
-	75,  // 123: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
-	77,  // 124: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
-	38,  // 125: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
-	40,  // 126: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
-	36,  // 127: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
-	104, // [104:128] is the sub-list for method output_type
-	80,  // [80:104] is the sub-list for method input_type
-	80,  // [80:80] is the sub-list for extension type_name
-	80,  // [80:80] is the sub-list for extension extendee
-	0,   // [0:80] is the sub-list for field type_name
+	80,  // 59: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
+	81,  // 60: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
+	81,  // 61: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
+	81,  // 62: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
+	16,  // 63: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
+	17,  // 64: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
+	18,  // 65: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
+	81,  // 66: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
+	23,  // 67: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
+	54,  // 68: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
+	20,  // 69: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
+	81,  // 70: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
+	79,  // 71: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
+	45,  // 72: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
+	80,  // 73: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
+	80,  // 74: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
+	29,  // 75: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
+	29,  // 76: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
+	73,  // 77: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
+	81,  // 78: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
+	32,  // 79: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
+	81,  // 80: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	2,   // 81: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
+	4,   // 82: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
+	6,   // 83: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
+	25,  // 84: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
+	30,  // 85: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
+	4,   // 86: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
+	41,  // 87: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
+	43,  // 88: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
+	46,  // 89: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
+	52,  // 90: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
+	55,  // 91: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
+	57,  // 92: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
+	59,  // 93: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
+	61,  // 94: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
+	63,  // 95: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
+	65,  // 96: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
+	67,  // 97: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
+	69,  // 98: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
+	71,  // 99: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
+	74,  // 100: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
+	76,  // 101: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
+	37,  // 102: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
+	39,  // 103: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
+	35,  // 104: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
+	3,   // 105: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
+	5,   // 106: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
+	7,   // 107: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
+	26,  // 108: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
+	31,  // 109: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
+	5,   // 110: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
+	42,  // 111: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
+	44,  // 112: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
+	47,  // 113: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
+	53,  // 114: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
+	56,  // 115: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
+	58,  // 116: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
+	60,  // 117: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
+	62,  // 118: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
+	64,  // 119: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
+	66,  // 120: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
+	68,  // 121: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
+	70,  // 122: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
+	72,  // 123: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
+	75,  // 124: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
+	77,  // 125: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
+	38,  // 126: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
+	40,  // 127: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
+	36,  // 128: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
+	105, // [105:129] is the sub-list for method output_type
+	81,  // [81:105] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_v1_penstock_proto_init() }
