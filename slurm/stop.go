@@ -1,0 +1,134 @@
+package slurm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/jobspecs/render"
+	"github.com/penstock/penstock/scheduler/cluster"
+)
+
+// stop is what a job was told. A later controller does not know of it, and tells it again.
+type stop struct {
+	killAt time.Time // when Slurm's own TERM and KILL begin; zero = they have
+	endAt  time.Time // when it is killed at once
+	told   time.Time // last escalation
+}
+
+// Stop asks a job to end. A running one gets Penstock's own signal first, which reaches its agent alone and gives it the
+// whole grace: scancel by itself gives a job the site's KillWait, and hits the engine as well. That much of the grace is kept
+// for it, and it comes by a later call of Jobs. A pending job is cancelled at once, and so is one whose grace is no longer
+// than that.
+func (c *Cluster) Stop(ctx context.Context, job string, grace time.Duration) error {
+	if err := c.stop(ctx, job, grace); err != nil {
+		return fmt.Errorf("stop job %s: %w", job, err)
+	}
+	return nil
+}
+
+func (c *Cluster) stop(ctx context.Context, id string, grace time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return unknown(err)
+	}
+	if !isJobID(id) {
+		return refused(fmt.Errorf("%q is no job ID of Slurm's", cut(id)))
+	}
+	key, state, err := c.find(ctx, id)
+	if err != nil || key == (jobKey{}) {
+		return err
+	}
+	config, err := c.Config(ctx)
+	if err != nil {
+		return unknown(err)
+	}
+	now := c.now()
+	s := &stop{killAt: now.Add(grace - config.KillWait), endAt: now.Add(grace), told: now}
+	switch {
+	case grace <= 0:
+		s.killAt = time.Time{}
+		err = c.cancel(ctx, key, "--signal=KILL")
+	case state == cluster.JobPending || grace <= config.KillWait:
+		s.killAt = time.Time{}
+		err = c.cancel(ctx, key)
+	default:
+		err = c.cancel(ctx, key, "--batch", "--signal="+render.DrainSignal)
+	}
+	if err != nil {
+		return unknown(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed++
+	if old := c.stopping[key]; old == nil || s.endAt.Before(old.endAt) {
+		c.stopping[key] = s
+	}
+	return nil
+}
+
+// find returns whose job an ID is, and how it was. No key: there is nothing to stop.
+func (c *Cluster) find(ctx context.Context, id string) (jobKey, cluster.JobState, error) {
+	c.mu.Lock()
+	for key, r := range c.known {
+		if key.id == id && r.missed.IsZero() && r.over.IsZero() {
+			state := r.job.State
+			c.mu.Unlock()
+			return key, state, nil
+		}
+	}
+	c.mu.Unlock()
+	e, err := c.queueOne(ctx, id)
+	if err != nil {
+		return jobKey{}, "", unknown(err)
+	}
+	if e == nil || stateOf(e.state) == cluster.JobEnded {
+		return jobKey{}, "", nil
+	}
+	launch := c.launchOf(e.comment, e.workDir)
+	if launch == "" {
+		return jobKey{}, "", refused(fmt.Errorf("it is no job of this installation: its name is %q", cut(e.name)))
+	}
+	return jobKey{id, launch}, stateOf(e.state), nil
+}
+
+// cancel runs scancel on a job that still carries the launch: of another job with the same ID the name is another one.
+func (c *Cluster) cancel(ctx context.Context, key jobKey, options ...string) error {
+	args := append(options, "--quiet", "--user="+myUID(), "--name="+string(key.launch), key.id)
+	_, err := c.slurm.run(ctx, "", "scancel", args...)
+	if f := (*failure)(nil); errors.As(err, &f) && f.says("Invalid job id", "already completing or completed", "Job/step already") {
+		return nil
+	}
+	return err
+}
+
+// retell is how long after one escalation the next may come.
+const retell = 10 * time.Second
+
+// enforce goes on with jobs whose grace is over.
+func (c *Cluster) enforce(ctx context.Context) {
+	type order struct {
+		key     jobKey
+		options []string
+	}
+	var orders []order
+	c.mu.Lock()
+	now := c.now()
+	for key, s := range c.stopping {
+		r := c.known[key]
+		switch {
+		case r == nil || !r.over.IsZero() || !r.missed.IsZero():
+		case !s.killAt.IsZero() && !now.Before(s.killAt):
+			s.killAt, s.told = time.Time{}, now
+			orders = append(orders, order{key: key})
+		case s.killAt.IsZero() && !now.Before(s.endAt) && (s.told.Before(s.endAt) || now.Sub(s.told) >= retell):
+			s.told = now
+			orders = append(orders, order{key, []string{"--signal=KILL"}})
+		}
+	}
+	c.mu.Unlock()
+	for _, o := range orders {
+		err := c.cancel(ctx, o.key, o.options...)
+		c.log.Info().Err(err).Str("job", o.key.id).Str("launch", string(o.key.launch)).Msg("job did not end in time and is killed")
+	}
+}
