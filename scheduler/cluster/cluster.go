@@ -63,6 +63,8 @@ type Launch struct {
 
 	DrainBy     time.Time `json:"drain_by,omitzero"`
 	DrainReason string    `json:"drain_reason,omitempty"`
+	DrainAt     time.Time `json:"drain_at,omitzero"` // when it was asked to, or seen to have begun by itself
+	Left        bool      `json:"left,omitempty"`    // it has begun to drain by itself: somebody else has asked its agent
 
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 	EndReason string    `json:"end_reason,omitempty"`

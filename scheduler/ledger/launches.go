@@ -158,6 +158,6 @@ func cloneLaunch(x cluster.Launch) cluster.Launch {
 	for i := range x.Placement {
 		x.Placement[i].GPUs = slices.Clone(x.Placement[i].GPUs)
 	}
-	x.LastLines = slices.Clone(x.LastLines)
+	x.LastLines, x.Exclude, x.Ran, x.Blamed = slices.Clone(x.LastLines), slices.Clone(x.Exclude), slices.Clone(x.Ran), slices.Clone(x.Blamed)
 	return x
 }

@@ -20,6 +20,7 @@ const (
 	Cancel   Verb = "cancel"   // have the cluster end Job, which is one too many of its launch
 	End      Verb = "end"      // note in the ledger that the launch is over
 	Rollback Verb = "rollback" // make Revision current again in place of From
+	Retire   Verb = "retire"   // have the deployment stopped: its lifetime is over
 	SetCount Verb = "count"    // tell a counting cluster that the role is to run Count of Revision
 	Wait     Verb = "wait"     // nothing can or need be done before Until, or before something else happens (zero)
 )
@@ -35,16 +36,20 @@ type Action struct {
 	Revision   int
 	Reason     string
 
-	New       *cluster.Launch // Start: complete but for its ID
-	Job       string          // Found, Stop, Cancel
-	Grace     time.Duration   // Stop, Cancel
-	By        time.Time       // Drain
-	Failed    bool            // End: it was not asked to end
-	LastLines []string        // End: of the engine, if known
-	From      int             // Rollback
-	Count     int             // SetCount: wanted; Wait: how many replicas wait; LookUp: answers without it
-	Until     time.Time       // Wait
-	Cause     Cause           // Wait
+	New       *cluster.Launch  // Start: complete but for its ID
+	Job       string           // Found, Stop, Cancel
+	Grace     time.Duration    // Stop, Cancel
+	By        time.Time        // Drain
+	Left      bool             // Drain: it has begun by itself
+	Failed    bool             // End: it was not asked to end, and that is its own fault
+	Ended     cluster.EndCause // End
+	Blamed    []string         // End: nodes whose fault it seems to be
+	LastLines []string         // End: of the engine, if known
+	From      int              // Rollback
+	Count     int              // SetCount: wanted; Wait: how many replicas wait; LookUp: answers without it
+	Until     time.Time        // Wait
+	Cause     Cause            // Wait; Drain: Late or HandedOver, of a launch whose job ends
+	Node      string           // Wait for ExcludedNode
 }
 
 // Cause names what a Wait waits for, for programs: the Reason may change from one moment to the next, the Cause does not
@@ -67,6 +72,15 @@ const (
 	Ending    Cause = "ending"     // told to end, not gone yet
 	Stray     Cause = "stray"      // a job that the ledger knows nothing of
 	Damaged   Cause = "damaged"    // what is wanted cannot be read
+
+	Gap          Cause = "gap"           // a replica's job ends before its successor can be ready
+	ExcludedNode Cause = "excluded-node" // a node that has killed launches gets none
+)
+
+// The causes of drains of launches whose jobs end.
+const (
+	HandedOver Cause = "handed-over" // its successor serves
+	Late       Cause = "late"        // its time is over, and no successor serves
 )
 
 // Replica names the replica that the action is about, such as decode/0; empty where there is no single one.

@@ -20,7 +20,7 @@ func (p *planner) backOff(d *deployment, r *role, index int) (failures int, unti
 		if p.stable(l) {
 			failures, last = 0, time.Time{}
 		}
-		if !l.Failed {
+		if !hurts(l) {
 			continue
 		}
 		failures++
@@ -52,7 +52,7 @@ func (p *planner) stable(l *cluster.Launch) bool {
 func (p *planner) backOffReason(d *deployment, r *role) string {
 	var last *cluster.Launch
 	for _, l := range r.ended {
-		if l.Failed && l.Revision == d.Revision {
+		if hurts(l) && l.Revision == d.Revision {
 			last = l
 		}
 	}

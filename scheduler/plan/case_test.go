@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,12 +138,14 @@ func must[T any](v T, err error) func(*testing.T) T {
 	}
 }
 
-// deployment NAME ROLE=COUNT... revision=1 previous=0 scale:ROLE=N stopped proven damaged="why", and what spec takes
+// deployment NAME ROLE=COUNT... revision=1 previous=0 scale:ROLE=N stopped proven damaged="why" begun= gpu-time= asked=,
+// and what spec takes
 func (l line) deployment() Deployment {
 	d := Deployment{
 		Name: l.args[0], Spec: l.spec(l.args[0]), Revision: l.int("revision", 1), Previous: l.int("previous", 0),
 		Stopped: l.has("stopped"), Proven: l.has("proven"), Damaged: l.set["damaged"],
 		Scale: map[jobspecs.RoleKind]int{}, Revisions: map[int]jobspecs.Deployment{},
+		Since: l.time("begun"), GPUTime: l.dur("gpu-time"), AskedAt: l.time("asked"),
 	}
 	for k := range l.set {
 		if role, ok := strings.CutPrefix(k, "scale:"); ok {
@@ -152,13 +155,17 @@ func (l line) deployment() Deployment {
 	return d
 }
 
-// spec: ROLE=COUNT... gpus=1 nodes=1 type= args= surge= unavailable= deadline= drain= cluster=local
+// spec: ROLE=COUNT... gpus=1 nodes=1 type= args= surge= unavailable= deadline= drain= cluster=local partition= keep-alive= until= gpu-hours= idle=
 func (l line) spec(name string) jobspecs.Deployment {
 	d := jobspecs.Deployment{Name: name, Cluster: jobspecs.LocalCluster, Roles: map[jobspecs.RoleKind]jobspecs.Role{}}
 	if c := l.set["cluster"]; c != "" {
 		d.Cluster = jobspecs.ClusterKind(c)
 	}
 	d.Serving.DrainTimeout = jobspecs.Duration(l.dur("drain"))
+	d.Slurm.Partition = l.set["partition"]
+	d.Lifetime = jobspecs.Lifetime{
+		KeepAlive: jobspecs.Duration(l.dur("keep-alive")), Until: l.set["until"], GPUHours: l.int("gpu-hours", 0), Idle: jobspecs.Duration(l.dur("idle")),
+	}
 	for _, kind := range jobspecs.RoleKinds {
 		if !l.has(string(kind)) {
 			continue
@@ -207,7 +214,8 @@ func (l line) cluster() Cluster {
 }
 
 // launch ID DEPLOYMENT/ROLE/INDEX [intended|draining|ended] rev=1 job= run= on=NODE:GPU,GPU+NODE:... cluster=local
-// created= admitted= ready= by= (drain) why= (drain) at= (end) reason= failed lines=
+// created= admitted= ready= by= (drain) why= (drain) at= (end) reason= failed lines= replaces= after= limit= started= ends=
+// ran=NODE,... blamed=NODE,... cause= left drained=
 func (l line) launch() cluster.Launch {
 	name := strings.Split(l.args[1], "/")
 	x := cluster.Launch{
@@ -216,6 +224,14 @@ func (l line) launch() cluster.Launch {
 		CreatedAt: t0.Add(l.dur("created")), Job: l.set["job"], Run: l.set["run"],
 		AdmittedAt: l.time("admitted"), ReadyAt: l.time("ready"), DrainBy: l.time("by"), DrainReason: l.set["why"],
 		EndedAt: l.time("at"), EndReason: l.set["reason"], Failed: l.has("failed"),
+		Replaces: cluster.LaunchID(l.set["replaces"]), After: l.set["after"], Limit: l.set["limit"], StartedAt: l.time("started"),
+		EndsAt: l.time("ends"), Cause: cluster.EndCause(l.set["cause"]), Left: l.has("left"), DrainAt: l.time("drained"),
+	}
+	if l.has("ran") {
+		x.Ran = strings.Split(l.set["ran"], ",")
+	}
+	if l.has("blamed") {
+		x.Blamed = strings.Split(l.set["blamed"], ",")
 	}
 	if len(l.args) > 2 {
 		x.Phase = cluster.LaunchPhase(l.args[2])
@@ -237,11 +253,12 @@ func (l line) launch() cluster.Launch {
 	return x
 }
 
-// job ID LAUNCH STATE started= ended= node= exit= signal= reason= cluster=local
+// job ID LAUNCH STATE started= ended= ends= node= exit= signal= reason= limit= cause= cluster=local
 func (l line) job(w *world) {
 	j := cluster.Job{
 		ID: l.args[0], Launch: cluster.LaunchID(l.args[1]), State: cluster.JobState(l.args[2]), Reason: l.set["reason"],
-		Started: l.time("started"), Ended: l.time("ended"),
+		Started: l.time("started"), Ended: l.time("ended"), EndsAt: l.time("ends"),
+		Limit: l.set["limit"], Cause: cluster.EndCause(l.set["cause"]),
 	}
 	if l.has("node") {
 		j.Nodes = []string{l.set["node"]}
@@ -258,7 +275,7 @@ func (l line) job(w *world) {
 	w.seen.Clusters[kind] = c
 }
 
-// agent LAUNCH PHASE seen=0s since= node= progress= (the engine's) ready not-ready="why" lines= message= disconnected
+// agent LAUNCH PHASE seen=0s since= node= progress= (the engine's) ready not-ready="why" lines= message= disconnected ends= open= (requests)
 func (l line) agent(f *fleet.Fleet, launches []cluster.Launch) {
 	id := cluster.LaunchID(l.args[0])
 	run := ""
@@ -274,9 +291,13 @@ func (l line) agent(f *fleet.Fleet, launches []cluster.Launch) {
 	if l.has("progress") {
 		h.Loading = &apiv1.Progress{AdvancedAt: timestamppb.New(l.time("progress"))}
 	}
+	who := &apiv1.Identity{Launch: string(id), Run: run, Epoch: 1, Node: l.set["node"], Address: "h:1"}
+	if l.has("ends") {
+		who.EndsAt = timestamppb.New(l.time("ends"))
+	}
 	state := func(seq uint64) *apiv1.ReportRequest {
 		return &apiv1.ReportRequest{Seq: seq, Body: &apiv1.ReportRequest_Full{Full: &apiv1.RunState{
-			Identity: &apiv1.Identity{Launch: string(id), Run: run, Epoch: 1, Node: l.set["node"], Address: "h:1"}, Health: h,
+			Identity: who, Health: h, Load: &apiv1.EngineLoad{OpenRequests: uint32(l.int("open", 0))},
 		}}}
 	}
 	f.Admit(id, run, 1, 1)
@@ -325,6 +346,11 @@ func show(a Action) string {
 		for _, p := range a.New.Placement {
 			fmt.Fprintf(&b, " on %s%v", p.Node, p.GPUs)
 		}
+		for _, x := range [][2]string{{"replaces", string(a.New.Replaces)}, {"after job", a.New.After}, {"not on", strings.Join(a.New.Exclude, ",")}} {
+			if x[1] != "" {
+				b.WriteString(" " + x[0] + " " + x[1])
+			}
+		}
 	case Rollback:
 		fmt.Fprintf(&b, " from %d to %d", a.From, a.Revision)
 	case Drain:
@@ -332,6 +358,12 @@ func show(a Action) string {
 	case End:
 		if a.Failed {
 			b.WriteString(" failed")
+		}
+		if said := []cluster.EndCause{cluster.EndedAsked, cluster.EndedFailed, cluster.EndedLost}; !slices.Contains(said, a.Ended) {
+			fmt.Fprintf(&b, " %s", a.Ended)
+		}
+		if len(a.Blamed) > 0 {
+			fmt.Fprintf(&b, " blames %v", a.Blamed)
 		}
 		if len(a.LastLines) > 0 {
 			fmt.Fprintf(&b, " %q", a.LastLines)

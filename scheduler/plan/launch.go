@@ -35,7 +35,7 @@ func (p *planner) launch(d *deployment, s *sight) (over bool) {
 		p.lives(d, s, jobs[0])
 	case len(s.jobs) > 0:
 		s.over = true
-		p.do(s.end(!s.draining(), "%s", s.howEnded()))
+		p.do(p.ended(d, s))
 	default:
 		p.missing(s)
 	}
@@ -69,7 +69,10 @@ func (p *planner) speaks(s *sight) bool {
 // end makes the End of a launch, with what the engine last said.
 func (s *sight) end(failed bool, format string, args ...any) Action {
 	a := about(End, s.Launch, format, args...)
-	a.Failed = failed
+	a.Failed, a.Ended = failed, cluster.EndedLost
+	if s.draining() {
+		a.Ended = cluster.EndedAsked
+	}
 	if a.LastLines = s.replica.Health().GetLastLines(); len(a.LastLines) == 0 {
 		a.LastLines = s.LastLines
 	}
@@ -79,9 +82,18 @@ func (s *sight) end(failed bool, format string, args ...any) Action {
 	return a
 }
 
-// howEnded says how the launch's job ended; of several that one which the ledger names, else the last.
-func (s *sight) howEnded() string {
-	j := slices.MaxFunc(s.jobs, func(a, b *cluster.Job) int {
+// ended makes the End of a launch whose jobs have ended.
+func (p *planner) ended(d *deployment, s *sight) Action {
+	j := s.lastJob()
+	cause := p.causeOf(d, s, j)
+	a := s.end(failure(cause), "job %s has ended: %s", j.ID, howEnded(j))
+	a.Ended, a.Blamed = cause, p.blame(s, j, cause)
+	return a
+}
+
+// lastJob is the job that speaks for the launch's end; of several that one which the ledger names, else the last.
+func (s *sight) lastJob() *cluster.Job {
+	return slices.MaxFunc(s.jobs, func(a, b *cluster.Job) int {
 		if (a.ID == s.Job) != (b.ID == s.Job) {
 			if a.ID == s.Job {
 				return 1
@@ -90,17 +102,18 @@ func (s *sight) howEnded() string {
 		}
 		return cmp.Or(a.Ended.Compare(b.Ended), cmp.Compare(a.ID, b.ID))
 	})
-	how := j.Reason
+}
+
+func howEnded(j *cluster.Job) string {
 	switch {
-	case how != "":
+	case j.Reason != "":
+		return j.Reason
 	case j.Exit == nil:
-		how = "nobody knows how"
+		return "nobody knows how"
 	case j.Exit.Signal != 0:
-		how = fmt.Sprintf("killed by signal %d", j.Exit.Signal)
-	default:
-		how = fmt.Sprintf("exited with code %d", j.Exit.Code)
+		return fmt.Sprintf("killed by signal %d", j.Exit.Signal)
 	}
-	return fmt.Sprintf("job %s has ended: %s", j.ID, how)
+	return fmt.Sprintf("exited with code %d", j.Exit.Code)
 }
 
 // cancelSurplus ends all jobs of a launch but one: the cluster has made several of one submit, or runs one twice.
@@ -129,16 +142,31 @@ func (p *planner) lives(d *deployment, s *sight, j *cluster.Job) {
 	}
 	switch {
 	case j.State == cluster.JobEnding:
+		if !s.draining() {
+			p.leaves(d, s, "job %s has been told to end", j.ID)
+		}
 		p.do(waitFor(Ending, s.Launch, "job %s has been told to end", j.ID))
 	case s.draining():
 		p.drains(d, s, j)
+	case s.replica.Phase == apiv1.Phase_PHASE_DRAINING:
+		p.leaves(d, s, "%s", lastWords(s.replica.Health()))
 	case s.replica.Phase == apiv1.Phase_PHASE_FAILED && p.now.Sub(s.replica.Since) > p.timing.FailGrace:
 		p.stop(s, j, "its agent reported its end %s ago and job %s still runs: %s",
 			rounded(p.now.Sub(s.replica.Since)), j.ID, lastWords(s.replica.Health()))
 	case s.health == pending:
-		p.awaitAgent(s, j)
+		p.awaitAgent(d, s, j)
 	case s.health == unknown && p.silence(s) > p.timing.AgentTimeout:
 		p.silent(s, j)
+	}
+}
+
+// leaves notes that a launch has begun to drain although Penstock has not asked it to: its job's time is over, or somebody
+// else has asked. Its replica is replaced from now on.
+func (p *planner) leaves(d *deployment, s *sight, format string, args ...any) {
+	n := len(p.actions)
+	p.drain(d, s, "it leaves by itself: "+format, args...)
+	for i := range p.actions[n:] {
+		p.actions[n+i].Left = true
 	}
 }
 
@@ -171,13 +199,17 @@ func (p *planner) stop(s *sight, j *cluster.Job, format string, args ...any) {
 }
 
 // awaitAgent waits for a job to start and for its agent to join.
-func (p *planner) awaitAgent(s *sight, j *cluster.Job) {
+func (p *planner) awaitAgent(d *deployment, s *sight, j *cluster.Job) {
 	if j.State != cluster.JobRunning {
 		reason := fmt.Sprintf("job %s is %s", j.ID, j.State)
 		if j.Reason != "" {
 			reason += " (" + j.Reason + ")"
 		}
-		p.do(waitFor(Queued, s.Launch, "%s", reason))
+		a := waitFor(Queued, s.Launch, "%s", reason)
+		if e := p.queueWait(d, d.roles[s.Role]); p.now.Before(s.CreatedAt.Add(e.Value)) && s.After == "" && j.Limit == "" {
+			a.Until = s.CreatedAt.Add(e.Value + p.startUp(d, d.roles[s.Role]).Value)
+		}
+		p.do(a)
 		return
 	}
 	if late := p.now.Sub(j.Started); !j.Started.IsZero() && late > p.timing.JoinTimeout {

@@ -26,6 +26,10 @@ type model struct {
 	silent   bool // the cluster does not answer
 	bad      map[int]bool
 	seq      int
+
+	kind     jobspecs.ClusterKind // default local, which Penstock places on
+	walltime time.Duration        // of each job; 0 = no limit
+	delays   map[string]time.Time // when a pending job may start; a job without starts at once
 }
 
 // modelAgent is the agent of an admitted run.
@@ -38,7 +42,7 @@ type modelAgent struct {
 }
 
 func newModel(nodes, gpus int) *model {
-	m := &model{now: t0, since: t0, agents: map[cluster.LaunchID]*modelAgent{}, missing: map[cluster.LaunchID]Missing{}, bad: map[int]bool{}}
+	m := &model{now: t0, since: t0, agents: map[cluster.LaunchID]*modelAgent{}, missing: map[cluster.LaunchID]Missing{}, bad: map[int]bool{}, kind: jobspecs.LocalCluster, delays: map[string]time.Time{}}
 	for i := range nodes {
 		n := cluster.Node{Name: fmt.Sprintf("n%d", i), Up: true}
 		for k := range gpus {
@@ -53,9 +57,9 @@ func (m *model) seen() Seen {
 	s := Seen{
 		Launches: slices.Clone(m.launches), Since: m.since, Missing: maps.Clone(m.missing),
 		Fleet: fleet.Snapshot{At: m.now, StaleAfter: 3 * time.Second, Replicas: map[cluster.LaunchID]fleet.Replica{}},
-		Clusters: map[jobspecs.ClusterKind]Cluster{jobspecs.LocalCluster: {
+		Clusters: map[jobspecs.ClusterKind]Cluster{m.kind: {
 			Jobs: slices.Clone(m.jobs), JobsKnown: !m.silent, CapacityKnown: !m.silent,
-			Capacity: cluster.Capacity{Places: true, Nodes: slices.Clone(m.nodes)},
+			Capacity: cluster.Capacity{Places: m.kind == jobspecs.LocalCluster, Nodes: slices.Clone(m.nodes)},
 		}},
 	}
 	for id, a := range m.agents {
@@ -102,7 +106,7 @@ func (m *model) apply(a Action, f fate) {
 		}
 	case Drain:
 		if l.Phase != cluster.Draining {
-			l.Phase, l.DrainBy, l.DrainReason = cluster.Draining, a.By, a.Reason
+			l.Phase, l.DrainBy, l.DrainReason, l.DrainAt, l.Left = cluster.Draining, a.By, a.Reason, m.now, a.Left
 		}
 		if g := m.agents[l.ID]; g != nil && g.connected && g.phase <= apiv1.Phase_PHASE_STARTED {
 			g.phase = apiv1.Phase_PHASE_DRAINING
@@ -111,6 +115,7 @@ func (m *model) apply(a Action, f fate) {
 		m.endJob(a.Job, "stopped")
 	case End:
 		l.Phase, l.EndedAt, l.EndReason, l.Failed, l.LastLines = cluster.Ended, m.now, a.Reason, a.Failed, a.LastLines
+		l.Cause, l.Blamed = a.Ended, a.Blamed
 		delete(m.agents, l.ID)
 		delete(m.missing, l.ID)
 	case Rollback:
@@ -159,8 +164,16 @@ func (m *model) tick(d time.Duration) {
 		j := &m.jobs[i]
 		l := m.launch(j.Launch)
 		switch {
+		case j.State == cluster.JobPending && m.now.Before(m.delays[j.ID]):
 		case j.State == cluster.JobPending:
 			j.State, j.Started = cluster.JobRunning, m.now
+			if m.walltime > 0 {
+				j.EndsAt = m.now.Add(m.walltime)
+			}
+			l.StartedAt, l.EndsAt = j.Started, j.EndsAt
+		case j.State == cluster.JobRunning && !j.EndsAt.IsZero() && !m.now.Before(j.EndsAt):
+			m.endJob(j.ID, "time limit reached")
+			j.Cause = cluster.EndedWalltime
 		case j.State == cluster.JobRunning && l.Phase != cluster.Ended:
 			m.live(j, l)
 		}

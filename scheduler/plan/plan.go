@@ -6,7 +6,8 @@
 // and carries its actions out, and `penstock plan` prints them.
 //
 // What it holds to, whatever it is fed:
-//   - Starts never bring a role above its wanted count plus its surge, draining replicas and lost submits included.
+//   - Starts never bring a role above its wanted count plus its surge, draining replicas and lost submits included. A
+//     launch and its successor count as one; a launch has one successor at the most.
 //   - No GPU is given to a launch while another launch, or a job of an ended one, may hold it.
 //   - On a cluster that does not answer nothing is started, stopped or ended.
 //   - A launch is submitted once. What may have been lost is looked up, then given up; its successor is a new launch.
@@ -26,10 +27,36 @@ import (
 
 // Plan returns what to do now, deployment by deployment in the order of their names. Carrying some of the actions out and
 // dropping the others is always safe: the next Plan sees what came of it.
-func Plan(wanted Wanted, seen Seen, now time.Time) []Action {
+func Plan(wanted Wanted, seen Seen, now time.Time) []Action { return Look(wanted, seen, now).Actions }
+
+// Result is a plan with what it rests on, for people.
+type Result struct {
+	Actions   []Action
+	Handovers []Handover // of the launches whose jobs have an end and that are not leaving yet
+	Excluded  []Excluded
+}
+
+// Look is Plan, and says what it expects of handovers and which nodes it leaves out.
+func Look(wanted Wanted, seen Seen, now time.Time) Result {
 	p := newPlanner(wanted, seen, now)
+	p.act()
+	r := Result{Actions: p.actions}
+	for _, d := range p.deployments {
+		for _, role := range d.ordered() {
+			r.Handovers = append(r.Handovers, p.handovers(d, role)...)
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(p.excluded)) {
+		r.Excluded = append(r.Excluded, p.excluded[kind]...)
+	}
+	return r
+}
+
+func (p *planner) act() {
+	p.exclude()
 	for _, kind := range slices.Sorted(maps.Keys(p.clusters)) {
 		p.reportCluster(kind)
+		p.reportExcluded(kind)
 	}
 	for _, d := range p.deployments {
 		p.deployment(d)
@@ -37,7 +64,6 @@ func Plan(wanted Wanted, seen Seen, now time.Time) []Action {
 	p.startAll()
 	p.strayJobs()
 	slices.SortStableFunc(p.actions, func(a, b Action) int { return cmp.Compare(a.Deployment, b.Deployment) })
-	return p.actions
 }
 
 // planner holds one Plan's working state.
@@ -50,6 +76,13 @@ type planner struct {
 	known       map[cluster.LaunchID]bool // in the ledger
 	candidates  []candidate
 	actions     []Action
+
+	waits    map[shape][]sample // in queues; nil = not collected yet
+	waiting  map[shape]time.Duration
+	queues   map[*role]Estimate
+	startUps map[*role]Estimate
+	full     map[*role]bool // there is no room for successors
+	excluded map[jobspecs.ClusterKind][]Excluded
 }
 
 // deployment is one deployment with everything that the ledger and the cluster have of it.
@@ -81,6 +114,7 @@ func newPlanner(w Wanted, s Seen, now time.Time) *planner {
 		now: now, seen: s, timing: w.Timing.withDefaults(),
 		clusters: make(map[jobspecs.ClusterKind]*clusterView, len(s.Clusters)),
 		known:    make(map[cluster.LaunchID]bool, len(s.Launches)),
+		queues:   map[*role]Estimate{}, startUps: map[*role]Estimate{}, full: map[*role]bool{}, excluded: map[jobspecs.ClusterKind][]Excluded{},
 	}
 	for kind, c := range s.Clusters {
 		v := &clusterView{Cluster: c, kind: kind, jobs: make(map[cluster.LaunchID][]*cluster.Job, len(c.Jobs))}
@@ -113,6 +147,7 @@ func newPlanner(w Wanted, s Seen, now time.Time) *planner {
 			slices.SortFunc(r.live, func(a, b *sight) int {
 				return cmp.Or(cmp.Compare(a.Index, b.Index), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 			})
+			r.pair()
 			slices.SortFunc(r.ended, func(a, b *cluster.Launch) int {
 				return cmp.Or(a.EndedAt.Compare(b.EndedAt), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 			})
@@ -186,7 +221,7 @@ func (p *planner) deployment(d *deployment) {
 		}
 		return
 	}
-	if over == 0 && p.rollback(d, roles) {
+	if p.retire(d, roles) || over == 0 && p.rollback(d, roles) {
 		return
 	}
 	for _, r := range roles {

@@ -55,6 +55,10 @@ func (m *model) check(t *rapid.T, actions []Action) {
 	held := m.heldGPUs()
 	drained := map[cluster.LaunchID]bool{}
 	jobs := map[string]bool{}
+	over := map[cluster.LaunchID]bool{}
+	for _, a := range actions {
+		over[a.Launch] = over[a.Launch] || a.Verb == End
+	}
 	for _, a := range actions {
 		if a.Reason == "" {
 			t.Fatalf("no reason: %s", show(a))
@@ -66,7 +70,9 @@ func (m *model) check(t *rapid.T, actions []Action) {
 		}
 		switch a.Verb {
 		case Start:
-			starts[a.Deployment+"/"+string(a.Role)]++
+			if a.New.Replaces == "" { // a successor and its predecessor count as one
+				starts[a.Deployment+"/"+string(a.Role)]++
+			}
 			for _, p := range a.New.Placement {
 				for _, g := range p.GPUs {
 					if held[g] != "" {
@@ -76,12 +82,18 @@ func (m *model) check(t *rapid.T, actions []Action) {
 				}
 			}
 			for _, l := range m.launches {
-				if l.Phase != cluster.Ended && l.Deployment == a.Deployment && l.Role == a.Role && l.Index == a.Index {
+				if l.Phase == cluster.Ended || l.Deployment != a.Deployment || l.Role != a.Role {
+					continue
+				}
+				if a.New.Replaces != "" && l.Replaces == a.New.Replaces {
+					t.Fatalf("%s: %s is its successor already", show(a), l.ID)
+				}
+				if l.Index == a.Index && a.New.Replaces != l.ID && (a.New.Replaces == "" || l.Phase != cluster.Draining && !over[l.ID]) {
 					t.Fatalf("%s: %s has this index", show(a), l.ID)
 				}
 			}
 		case Drain:
-			drained[a.Launch] = true
+			drained[a.Launch] = a.Cause != Late // that one goes whether or not it is drained
 		case Stop, Cancel:
 			if jobs[a.Job] {
 				t.Fatalf("job %s is ended twice", a.Job)
@@ -102,8 +114,10 @@ func (m *model) checkRole(t *rapid.T, d Deployment, kind jobspecs.RoleKind, r jo
 		if l.Phase == cluster.Ended || l.Deployment != d.Name || l.Role != kind {
 			continue
 		}
-		live++
-		if g := m.agents[l.ID]; g != nil && g.ready && l.Phase != cluster.Draining && m.now.Sub(g.seen) <= 2*time.Minute {
+		if old := m.launch(l.Replaces); old == nil || old.Phase == cluster.Ended {
+			live++
+		}
+		if m.serves(l) && !slices.ContainsFunc(m.launches, func(o cluster.Launch) bool { return o.Replaces == l.ID && m.serves(o) }) {
 			ready++
 			if !drained[l.ID] {
 				left++
@@ -116,6 +130,12 @@ func (m *model) checkRole(t *rapid.T, d Deployment, kind jobspecs.RoleKind, r jo
 	if floor := min(ready, d.Wanted(kind)-*r.Rollout.Unavailable); left < floor {
 		t.Fatalf("%s of %s: %d of %d ready replicas are left, fewer than %d", kind, d.Name, left, ready, floor)
 	}
+}
+
+// serves: a live launch that is not leaving serves, as far as the plan can know.
+func (m *model) serves(l cluster.Launch) bool {
+	g := m.agents[l.ID]
+	return g != nil && g.ready && l.Phase == cluster.Submitted && m.now.Sub(g.seen) <= 2*time.Minute
 }
 
 // heldGPUs says who may hold each GPU.

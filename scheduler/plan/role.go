@@ -17,6 +17,8 @@ type census struct {
 	over    int      // current ones that this plan ends: they are replaced by the next plan, which sees how they ended
 	leaving int      // draining
 	serving int      // of current and older
+	// successors wait for current ones to leave, and count for nothing until then.
+	successors []*sight
 }
 
 func (d *deployment) census(r *role) (c census) {
@@ -26,9 +28,12 @@ func (d *deployment) census(r *role) (c census) {
 			c.leaving++
 			continue
 		case s.over:
-			if d.current(s.Revision, r.kind) {
+			if old := s.predecessor; d.current(s.Revision, r.kind) && (old == nil || old.draining() || old.over) {
 				c.over++
 			}
+			continue
+		case d.takesOver(s):
+			c.successors = append(c.successors, s)
 			continue
 		case d.current(s.Revision, r.kind):
 			c.current = append(c.current, s)
@@ -47,15 +52,28 @@ func (d *deployment) census(r *role) (c census) {
 func (p *planner) plan(d *deployment, r *role, roles []*role) {
 	c := d.census(r)
 	if extra := len(c.current) - r.wanted; extra > 0 {
-		for _, s := range victims(c.current)[:extra] {
-			p.drain(d, s, "%s has %s, %d wanted", r.kind, replicas(len(c.current)), r.wanted)
+		gone := victims(c.current)[:extra]
+		for _, s := range gone {
+			for _, s := range s.withSuccessor() {
+				p.drain(d, s, "%s has %s, %d wanted", r.kind, replicas(len(c.current)), r.wanted)
+			}
 			if s.health == serving {
 				c.serving--
 			}
 		}
+		c.current = slices.DeleteFunc(c.current, func(s *sight) bool { return slices.Contains(gone, s) })
 	}
+	p.handOver(d, r, c.current)
 	p.drainOlder(d, r, &c, roles)
 	p.start(d, r, c)
+}
+
+// withSuccessor is the launch and, where one is to take its replica over, that one.
+func (s *sight) withSuccessor() []*sight {
+	if s.successor == nil || s.successor.draining() || s.successor.over {
+		return []*sight{s}
+	}
+	return []*sight{s, s.successor}
 }
 
 // victims orders replicas as they are given up: first those that serve least (no run admitted, then known not to be
@@ -166,22 +184,35 @@ type candidate struct {
 	d      *deployment
 	r      *role
 	index  int
-	extra  bool // above the wanted count for a while: surge
+	rank   rank
 	reason string
+
+	replaces *sight // of a successor
+	handover Handover
+	after    string // job that it has to wait for
 }
+
+// rank orders candidates by how much they are missed.
+type rank int
+
+const (
+	missing    rank = iota
+	successors      // of replicas whose jobs end
+	surging         // above the wanted count for a while
+)
 
 // start lists the starts that a role needs and may have now. The lowest free indices are the replicas that are missing; one
 // of them that is in back-off keeps its place.
 func (p *planner) start(d *deployment, r *role, c census) {
-	missing := r.wanted - len(c.current) - c.over
-	if missing <= 0 {
+	lacking := r.wanted - len(c.current) - c.over
+	if lacking <= 0 {
 		return
 	}
-	room := r.wanted + surge(r.spec) - len(r.live)
-	n := min(missing, room)
+	live := r.replicas()
+	n := min(lacking, r.wanted+surge(r.spec)-live)
 	if n <= 0 {
-		p.wait(d, r, Draining, missing, "%s has %d of %d wanted replicas; older ones have to go first (%d of them), since no more than %d may run at a time%s",
-			r.kind, len(c.current), r.wanted, len(r.live)-len(c.current), r.wanted+surge(r.spec), stuck(r, c))
+		p.wait(d, r, Draining, lacking, "%s has %d of %d wanted replicas; older ones have to go first (%d of them), since no more than %d may run at a time%s",
+			r.kind, len(c.current), r.wanted, live-len(c.current), r.wanted+surge(r.spec), stuck(r, c))
 		return
 	}
 	used := map[int]bool{}
@@ -199,9 +230,11 @@ func (p *planner) start(d *deployment, r *role, c census) {
 			held = append(held, until)
 			continue
 		}
-		p.candidates = append(p.candidates, candidate{
-			d: d, r: r, index: index, extra: len(r.live) >= r.wanted, reason: startReason(d, r, c, failures),
-		})
+		rank := missing
+		if live >= r.wanted {
+			rank = surging
+		}
+		p.candidates = append(p.candidates, candidate{d: d, r: r, index: index, rank: rank, reason: startReason(d, r, c, failures)})
 	}
 	if len(held) > 0 {
 		a := p.wait(d, r, BackOff, len(held), "%s", p.backOffReason(d, r))
@@ -244,10 +277,18 @@ func replicas(n int) string {
 
 // newLaunch is the launch that a candidate becomes.
 func (p *planner) newLaunch(c candidate, placed []cluster.Placement) *cluster.Launch {
-	return &cluster.Launch{
+	l := &cluster.Launch{
 		Deployment: c.d.Name, Role: c.r.kind, Index: c.index, Revision: c.d.Revision, Cluster: c.d.Spec.Cluster,
 		Nodes: nodes(c.r.spec), Placement: placed, Reason: c.reason, CreatedAt: p.now, Phase: cluster.Intended,
+		After: c.after,
 	}
+	if c.replaces != nil {
+		l.Replaces = c.replaces.ID
+	}
+	if placed == nil {
+		l.Exclude = p.excludedNames(c.d.Spec.Cluster)
+	}
+	return l
 }
 
 func nodes(r jobspecs.Role) int { return max(1, r.Nodes) }

@@ -18,6 +18,8 @@ type sight struct {
 	replica fleet.Replica
 	health  health
 	over    bool // this plan ends it
+
+	successor, predecessor *sight // of a handover; nil = there is none that lives
 }
 
 // health is how much a launch can be counted on.

@@ -10,21 +10,16 @@ import (
 	"github.com/penstock/penstock/scheduler/place"
 )
 
-// startAll gives the candidates their places, replicas that are missing before those that a rollout wants on top.
+// startAll gives the candidates their places: replicas that are missing, then successors, then those that a rollout wants
+// on top.
 func (p *planner) startAll() {
 	slices.SortStableFunc(p.candidates, func(a, b candidate) int {
-		if a.extra != b.extra {
-			if b.extra {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(a.d.Name, b.d.Name)
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.d.Name, b.d.Name))
 	})
 	spaces := map[jobspecs.ClusterKind]*place.Space{}
 	for rest := p.candidates; len(rest) > 0; {
 		n := 1 // all of one role at a time
-		for n < len(rest) && rest[n].r == rest[0].r && rest[n].extra == rest[0].extra {
+		for n < len(rest) && rest[n].r == rest[0].r && rest[n].rank == rest[0].rank {
 			n++
 		}
 		p.startRole(rest[:n], spaces)
@@ -46,11 +41,15 @@ func (p *planner) startRole(cs []candidate, spaces map[jobspecs.ClusterKind]*pla
 		var placed []cluster.Placement
 		if c.Capacity.Places {
 			if spaces[kind] == nil {
-				spaces[kind] = place.New(c.Capacity, p.used(c))
+				spaces[kind] = place.New(p.usable(c), p.used(c))
 			}
 			var err error
 			if placed, err = spaces[kind].Place(request); err != nil {
-				p.noRoom(d, r, len(cs)-i, err)
+				if cand.rank == successors {
+					p.noSuccessor(cs[i:])
+				} else {
+					p.noRoom(d, r, len(cs)-i, err)
+				}
 				return
 			}
 		}

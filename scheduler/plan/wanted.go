@@ -29,6 +29,11 @@ type Deployment struct {
 	Revisions map[int]jobspecs.Deployment
 	Scale     map[jobspecs.RoleKind]int // overrides the counts of the file
 	Stopped   bool
+	// Since is when its lifetime began: when it was last applied or started. GPUTime is what launches that are forgotten
+	// have held of GPUs since then, AskedAt when the last request came (zero = none since this controller's start).
+	Since   time.Time
+	GPUTime time.Duration
+	AskedAt time.Time
 }
 
 // Wanted is the number of replicas that a role should have: the override, else the file's, inside the role's bounds.
@@ -103,6 +108,13 @@ type Timing struct {
 	FailGrace time.Duration
 	// StopGrace is how long a job that is stopped has before it is killed. Default 10s.
 	StopGrace time.Duration
+	// QueueWait (default 15m) and StartUp (default 5m) are expected of a successor as long as nothing was learned.
+	// HandoverSlack: it is started so much earlier than expected to be needed. Default 1m; a twentieth of a short job's time.
+	QueueWait, StartUp, HandoverSlack time.Duration
+	// LimitMemory: a limit that has held a successor back is taken to hold the next one back for so long. Default 24h.
+	LimitMemory time.Duration
+	// ExcludeFor: a node that has killed launches gets none for so long. Default 1h.
+	ExcludeFor time.Duration
 }
 
 func (t Timing) withDefaults() Timing {
@@ -115,6 +127,11 @@ func (t Timing) withDefaults() Timing {
 	t.StableAfter = orDefault(t.StableAfter, 10*time.Minute)
 	t.FailGrace = orDefault(t.FailGrace, 30*time.Second)
 	t.StopGrace = orDefault(t.StopGrace, 10*time.Second)
+	t.QueueWait = orDefault(t.QueueWait, 15*time.Minute)
+	t.StartUp = orDefault(t.StartUp, 5*time.Minute)
+	t.HandoverSlack = orDefault(t.HandoverSlack, time.Minute)
+	t.LimitMemory = orDefault(t.LimitMemory, 24*time.Hour)
+	t.ExcludeFor = orDefault(t.ExcludeFor, time.Hour)
 	return t
 }
 
