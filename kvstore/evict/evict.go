@@ -133,7 +133,8 @@ func (o *Order) Find(id ID) (Node, bool) {
 	return Node(i), i != none && o.nodes.at(i).resident()
 }
 
-// Insert makes a block resident. One that is there already keeps its chain, gets the tag, and adds the weight.
+// Insert makes a block resident. One that is there already keeps its chain and adds the weight: more of it has come, which
+// is no use of it.
 func (o *Order) Insert(id ID, e Entry, u Use) Node {
 	i := o.names.find(id)
 	switch {
@@ -142,9 +143,10 @@ func (o *Order) Insert(id ID, e Entry, u Use) Node {
 		o.names.put(i)
 		o.nodes.at(i).depth = e.Depth
 	case o.nodes.at(i).resident():
-		o.nodes.at(i).tag = e.Tag
+		n := o.nodes.at(i)
 		o.Grow(Node(i), e.Weight)
-		o.Touch(Node(i), u)
+		n.rank = o.rankOf(n, u)
+		o.heaps[n.list].fix(i)
 		return Node(i)
 	}
 	n := o.nodes.at(i)

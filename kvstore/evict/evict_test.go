@@ -23,11 +23,11 @@ func chained(tag, parent, depth int) Entry {
 
 func victims(o *Order) (out []uint64) {
 	for {
-		tag, ok := o.Victim(nil)
+		gone, ok := o.Victim(nil)
 		if !ok {
 			return out
 		}
-		out = append(out, tag)
+		out = append(out, gone.Tag)
 	}
 }
 
@@ -87,12 +87,12 @@ func TestSpared(t *testing.T) {
 	}
 	held := func(tag uint64) bool { return tag < 2 }
 	for _, want := range []uint64{2, 3, 4} {
-		if tag, ok := o.Victim(held); !ok || tag != want {
-			t.Errorf("%d %t, want %d", tag, ok, want)
+		if gone, ok := o.Victim(held); !ok || gone.Tag != want {
+			t.Errorf("%+v %t, want %d", gone, ok, want)
 		}
 	}
-	if tag, ok := o.Victim(held); ok {
-		t.Errorf("%d went although it was spared", tag)
+	if gone, ok := o.Victim(held); ok {
+		t.Errorf("%+v went although it was spared", gone)
 	}
 	if got := victims(o); !slices.Equal(got, []uint64{0, 1}) || o.Weight() != 0 {
 		t.Errorf("%v are left, weight %d", got, o.Weight())
@@ -154,7 +154,9 @@ func (w *world) step(t *rapid.T, lies bool) {
 		if there {
 			e.Weight = 0
 		}
-		w.nodes[n], w.entry[n] = w.o.Insert(id(n), e, u), e
+		if w.nodes[n] = w.o.Insert(id(n), e, u); !there { // a second store keeps the chain of the first
+			w.entry[n] = e
+		}
 	}
 }
 
@@ -166,11 +168,14 @@ func depthOf(n int) (d uint32) {
 }
 
 func (w *world) evict(t *rapid.T) {
-	tag, ok := w.o.Victim(nil)
+	gone, ok := w.o.Victim(nil)
 	if ok == (len(w.nodes) == 0) {
 		t.Fatalf("a victim: %t, of %d blocks", ok, len(w.nodes))
 	}
-	delete(w.nodes, int(tag))
+	delete(w.nodes, int(gone.Tag))
+	if e := w.entry[int(gone.Tag)]; gone.HasParent && id(int(gone.Parent)) != e.Parent {
+		t.Fatalf("%+v went, whose parent was to be %x", gone, e.Parent)
+	}
 }
 
 func (w *world) check(t *rapid.T, lies bool) {
@@ -178,8 +183,8 @@ func (w *world) check(t *rapid.T, lies bool) {
 		t.Fatalf("%d blocks of weight %d, not %d", w.o.Len(), w.o.Weight(), len(w.nodes))
 	}
 	seen := map[int]bool{}
-	w.o.Ranked(func(tag uint64) bool {
-		n := int(tag)
+	w.o.Ranked(func(is Item) bool {
+		n := int(is.Tag)
 		if seen[n] {
 			t.Fatalf("%d is ranked twice", n)
 		}
@@ -222,10 +227,10 @@ func TestLRUIsLRU(t *testing.T) {
 			}
 			for len(last) > 12 {
 				got, _ := o.Victim(nil)
-				if want := oldestLeaf(last); int(got) != want {
-					t.Fatalf("%d went, not %d, of %v", got, want, last)
+				if want := oldestLeaf(last); int(got.Tag) != want {
+					t.Fatalf("%d went, not %d, of %v", got.Tag, want, last)
 				}
-				delete(last, int(got))
+				delete(last, int(got.Tag))
 			}
 		}
 	})

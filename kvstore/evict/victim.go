@@ -2,24 +2,38 @@ package evict
 
 import "slices"
 
-// Victim takes out the block that goes first and returns its tag; false: there is none, or spare has refused every leaf.
-// spare may be nil; blocks that it says yes to are left where they are (a reader holds them).
-func (o *Order) Victim(spare func(tag uint64) bool) (tag uint64, ok bool) {
+// Item is a resident block by its tag, and by the tag of the resident block that it follows, where there is one.
+type Item struct {
+	Tag, Parent uint64
+	HasParent   bool
+}
+
+func (o *Order) item(n *node) Item {
+	if n.parent == none || !o.nodes.at(n.parent).resident() {
+		return Item{Tag: n.tag}
+	}
+	return Item{Tag: n.tag, Parent: o.nodes.at(n.parent).tag, HasParent: true}
+}
+
+// Victim takes out the block that goes first; false: there is none, or spare has refused every leaf. spare may be nil;
+// blocks that it says yes to are left where they are (a reader holds them).
+func (o *Order) Victim(spare func(tag uint64) bool) (Item, bool) {
 	first, second := once, again
 	if o.policy == ARC && o.weights[once] <= o.target {
 		first, second = again, once
 	}
 	for _, list := range []uint8{first, second} {
 		if i := o.heaps[list].first(spare); i != none {
-			return o.evict(i), true
+			out := o.item(o.nodes.at(i))
+			o.evict(i)
+			return out, true
 		}
 	}
-	return 0, false
+	return Item{}, false
 }
 
-func (o *Order) evict(i uint32) (tag uint64) {
+func (o *Order) evict(i uint32) {
 	n := o.nodes.at(i)
-	tag = n.tag
 	switch o.policy {
 	case AgedLFU:
 		o.age = max(o.age, n.rank>>ageShift)
@@ -30,7 +44,6 @@ func (o *Order) evict(i uint32) (tag uint64) {
 	default:
 		o.depart(i, absent)
 	}
-	return tag
 }
 
 // arrival is the list that a block joins which was not resident, and ARC's lesson from it: a name that was forgotten too
@@ -67,9 +80,9 @@ func (o *Order) drop(list uint8) {
 	o.free(i)
 }
 
-// Ranked calls each with the tag of every resident block, those that would be forgotten last first, and always a parent
+// Ranked calls each with every resident block, those that would be forgotten last first, and always a parent
 // before what follows it: whoever stops half-way has kept whole chains of the best. It stops when each says false.
-func (o *Order) Ranked(each func(tag uint64) bool) {
+func (o *Order) Ranked(each func(Item) bool) {
 	var all []uint32
 	for i := range o.nodes.len() {
 		if o.nodes.at(i).resident() {
@@ -97,14 +110,14 @@ func (o *Order) betterFirst(a, b uint32) int {
 }
 
 // withParents gives out the chain of a node down to it, from its highest resident that was not given out yet.
-func (o *Order) withParents(i uint32, done map[uint32]bool, each func(uint64) bool) bool {
+func (o *Order) withParents(i uint32, done map[uint32]bool, each func(Item) bool) bool {
 	var chain []uint32
 	for ; i != none && !done[i]; i = o.nodes.at(i).parent {
 		chain = append(chain, i)
 		done[i] = true
 	}
 	for _, i := range slices.Backward(chain) {
-		if n := o.nodes.at(i); n.resident() && !each(n.tag) {
+		if n := o.nodes.at(i); n.resident() && !each(o.item(n)) {
 			return false
 		}
 	}

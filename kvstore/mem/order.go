@@ -1,0 +1,197 @@
+package mem
+
+import (
+	"time"
+
+	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/evict"
+)
+
+// evictFirst forgets the group that goes first, all its parts, and offers them to the overflow; false: there is none that
+// is not spared.
+func (s *Store) evictFirst(spare func(tag uint64) bool) bool {
+	gone, overflow, ok := s.takeVictim(spare)
+	for _, e := range gone {
+		if err := e.block.SealAs(e.sum); err == nil {
+			overflow(e.key, e.block, e.hint)
+		} else {
+			s.countCorrupt(e.key)
+		}
+		e.block.Release()
+	}
+	return ok
+}
+
+func (s *Store) countCorrupt(k kvstore.Key) {
+	sh := s.shardOf(idOf(k.Group()))
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.corrupt++
+}
+
+// evicted is a block on its way out.
+type evicted struct {
+	key   kvstore.Key
+	block *kvstore.Block // not sealed yet
+	sum   uint32
+	hint  kvstore.Hint
+}
+
+// takeVictim takes a group out of the index. Its blocks come with a reference each where there is an overflow that may
+// want them.
+func (s *Store) takeVictim(spare func(tag uint64) bool) ([]evicted, kvstore.Overflow, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tellAll()
+	item, ok := s.order.Victim(spare)
+	if !ok {
+		return nil, nil, false
+	}
+	hint := s.hintOf(item)
+	sh, row := s.rowOf(item.Tag)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	name := sh.group(row)
+	var gone []evicted
+	for part := sh.groups.at(row).first; part != none; part = sh.groups.at(row).first {
+		number := sh.parts.at(part).number
+		k := kvstore.Key{Space: name.Space, Name: name.Name, Part: number}
+		s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Host})
+		was := sh.unlink(row, part)
+		sh.evicted++
+		if s.overflow != nil {
+			s.refer(was.slot, oneBlock)
+			gone = append(gone, evicted{k, s.wrap(was.slot, int(was.size)), was.sum, hint})
+		}
+		s.unrefer(was.slot, oneKey)
+	}
+	sh.drop(row)
+	return gone, s.overflow, true
+}
+
+// tellAll gives all notes of reads to the order, which is locked.
+func (s *Store) tellAll() {
+	now := time.Now().UnixNano()
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		s.tell(sh, now)
+		sh.mu.Unlock()
+	}
+}
+
+// held says whether a block of the group is out. The order is locked.
+func (s *Store) held(tag uint64) bool {
+	sh, row := s.rowOf(tag)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for part := sh.groups.at(row).first; part != none; part = sh.parts.at(part).next {
+		if blocksOf(s.arena.state(sh.parts.at(part).slot).Load()) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) rowOf(tag uint64) (*shard, uint32) { return &s.shards[tag>>32], uint32(tag) }
+
+// hintOf makes the hint of a group again, for who gets it next. Its parent's name is the parent's own: while a block is
+// here, what it follows is too. The order is locked.
+func (s *Store) hintOf(item evict.Item) (h kvstore.Hint) {
+	sh, row := s.rowOf(item.Tag)
+	sh.mu.Lock()
+	g := *sh.groups.at(row)
+	sh.mu.Unlock()
+	h = kvstore.Hint{Session: g.session, Recompute: time.Duration(g.recompute) * time.Millisecond}
+	if g.stay > 0 {
+		h.Stay = time.Unix(int64(g.stay), 0)
+	}
+	if g.depth != none && (g.depth == 0 || item.HasParent) {
+		h.Depth, h.Known = g.depth, true
+	}
+	if h.Known && h.Depth > 0 {
+		parent, row := s.rowOf(item.Parent)
+		parent.mu.Lock()
+		h.Parent = parent.groups.at(row).name
+		parent.mu.Unlock()
+	}
+	return h
+}
+
+// Ranked calls each with every block, the most valuable first and a chain's beginning always before its end, so that who
+// stops half-way has seen whole chains. The block is lent. Blocks that go meanwhile are left out. It stops when each says
+// false.
+func (s *Store) Ranked(each func(kvstore.Key, *kvstore.Block, kvstore.Hint) bool) {
+	for _, g := range s.ranking() {
+		for _, number := range s.partsOf(g.name) {
+			k := kvstore.Key{Space: g.name.Space, Name: g.name.Name, Part: number}
+			b, ok := s.lend(k)
+			if !ok {
+				continue
+			}
+			on := each(k, b, g.hint)
+			b.Release()
+			if !on {
+				return
+			}
+		}
+	}
+}
+
+type ranked struct {
+	name kvstore.Group
+	hint kvstore.Hint
+}
+
+func (s *Store) ranking() (out []ranked) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tellAll()
+	out = make([]ranked, 0, s.order.Len())
+	s.order.Ranked(func(item evict.Item) bool {
+		hint := s.hintOf(item)
+		sh, row := s.rowOf(item.Tag)
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		out = append(out, ranked{sh.group(row), hint})
+		return true
+	})
+	return out
+}
+
+func (s *Store) partsOf(name kvstore.Group) (numbers []uint16) {
+	id := idOf(name)
+	sh := s.shardOf(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	row := sh.find(name.Name, s.spaces.number(name.Space), hashOf(id))
+	if row == none {
+		return nil
+	}
+	for part := sh.groups.at(row).first; part != none; part = sh.parts.at(part).next {
+		numbers = append(numbers, sh.parts.at(part).number)
+	}
+	return numbers
+}
+
+// lend is Get without being a use.
+func (s *Store) lend(k kvstore.Key) (*kvstore.Block, bool) {
+	id := idOf(k.Group())
+	sh := s.shardOf(id)
+	sh.mu.Lock()
+	was, _, ok := sh.look(k, hashOf(id))
+	if ok {
+		s.refer(was.slot, oneBlock)
+	}
+	sh.mu.Unlock()
+	if !ok {
+		return nil, false
+	}
+	b := s.wrap(was.slot, int(was.size))
+	if b.SealAs(was.sum) != nil {
+		b.Release()
+		s.forgetCorrupt(k, was)
+		return nil, false
+	}
+	return b, true
+}
