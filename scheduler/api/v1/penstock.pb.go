@@ -4142,6 +4142,8 @@ type ReplicaStatus struct {
 	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
 	Ports         []*Port                `protobuf:"bytes,21,rep,name=ports,proto3" json:"ports,omitempty"`
 	Gpus          []string               `protobuf:"bytes,22,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	Handover      *Handover              `protobuf:"bytes,23,opt,name=handover,proto3" json:"handover,omitempty"` // only where its job has an end
+	Replaces      string                 `protobuf:"bytes,24,opt,name=replaces,proto3" json:"replaces,omitempty"` // launch that it takes over from
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4330,6 +4332,161 @@ func (x *ReplicaStatus) GetGpus() []string {
 	return nil
 }
 
+func (x *ReplicaStatus) GetHandover() *Handover {
+	if x != nil {
+		return x.Handover
+	}
+	return nil
+}
+
+func (x *ReplicaStatus) GetReplaces() string {
+	if x != nil {
+		return x.Replaces
+	}
+	return ""
+}
+
+// Handover is what is expected of the end of a replica's job.
+type Handover struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	LeaveBy         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=leave_by,json=leaveBy,proto3" json:"leave_by,omitempty"`                 // it drains then, whatever its successor does
+	StartAt         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_at,json=startAt,proto3" json:"start_at,omitempty"`                 // its successor is started then
+	Queue           *durationpb.Duration   `protobuf:"bytes,3,opt,name=queue,proto3" json:"queue,omitempty"`                                    // expected of the successor
+	QueueSamples    uint32                 `protobuf:"varint,4,opt,name=queue_samples,json=queueSamples,proto3" json:"queue_samples,omitempty"` // launches that this was learned from; 0 = assumed
+	StartUp         *durationpb.Duration   `protobuf:"bytes,5,opt,name=start_up,json=startUp,proto3" json:"start_up,omitempty"`
+	StartUpSamples  uint32                 `protobuf:"varint,6,opt,name=start_up_samples,json=startUpSamples,proto3" json:"start_up_samples,omitempty"`
+	Drain           *durationpb.Duration   `protobuf:"bytes,7,opt,name=drain,proto3" json:"drain,omitempty"`
+	Successor       string                 `protobuf:"bytes,8,opt,name=successor,proto3" json:"successor,omitempty"`                                 // launch; empty = not started yet
+	SuccessorState  string                 `protobuf:"bytes,9,opt,name=successor_state,json=successorState,proto3" json:"successor_state,omitempty"` // as ReplicaStatus.state
+	SuccessorReason string                 `protobuf:"bytes,10,opt,name=successor_reason,json=successorReason,proto3" json:"successor_reason,omitempty"`
+	ReadyAt         *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=ready_at,json=readyAt,proto3" json:"ready_at,omitempty"` // when the successor is expected to serve
+	Gap             *durationpb.Duration   `protobuf:"bytes,12,opt,name=gap,proto3" json:"gap,omitempty"`                        // without the replica, as expected; absent = none
+	GapReason       string                 `protobuf:"bytes,13,opt,name=gap_reason,json=gapReason,proto3" json:"gap_reason,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Handover) Reset() {
+	*x = Handover{}
+	mi := &file_v1_penstock_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handover) ProtoMessage() {}
+
+func (x *Handover) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handover.ProtoReflect.Descriptor instead.
+func (*Handover) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Handover) GetLeaveBy() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LeaveBy
+	}
+	return nil
+}
+
+func (x *Handover) GetStartAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartAt
+	}
+	return nil
+}
+
+func (x *Handover) GetQueue() *durationpb.Duration {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+func (x *Handover) GetQueueSamples() uint32 {
+	if x != nil {
+		return x.QueueSamples
+	}
+	return 0
+}
+
+func (x *Handover) GetStartUp() *durationpb.Duration {
+	if x != nil {
+		return x.StartUp
+	}
+	return nil
+}
+
+func (x *Handover) GetStartUpSamples() uint32 {
+	if x != nil {
+		return x.StartUpSamples
+	}
+	return 0
+}
+
+func (x *Handover) GetDrain() *durationpb.Duration {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+func (x *Handover) GetSuccessor() string {
+	if x != nil {
+		return x.Successor
+	}
+	return ""
+}
+
+func (x *Handover) GetSuccessorState() string {
+	if x != nil {
+		return x.SuccessorState
+	}
+	return ""
+}
+
+func (x *Handover) GetSuccessorReason() string {
+	if x != nil {
+		return x.SuccessorReason
+	}
+	return ""
+}
+
+func (x *Handover) GetReadyAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReadyAt
+	}
+	return nil
+}
+
+func (x *Handover) GetGap() *durationpb.Duration {
+	if x != nil {
+		return x.Gap
+	}
+	return nil
+}
+
+func (x *Handover) GetGapReason() string {
+	if x != nil {
+		return x.GapReason
+	}
+	return ""
+}
+
 type NodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4338,7 +4495,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[50]
+	mi := &file_v1_penstock_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4350,7 +4507,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[50]
+	mi := &file_v1_penstock_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4363,7 +4520,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{50}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{51}
 }
 
 type NodesResponse struct {
@@ -4376,7 +4533,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[51]
+	mi := &file_v1_penstock_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4388,7 +4545,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[51]
+	mi := &file_v1_penstock_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4401,7 +4558,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{51}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *NodesResponse) GetNodes() []*NodeStatus {
@@ -4419,26 +4576,28 @@ func (x *NodesResponse) GetWarnings() []string {
 }
 
 type NodeStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // up, down, unknown
-	Gpus          []*GPU                 `protobuf:"bytes,4,rep,name=gpus,proto3" json:"gpus,omitempty"`
-	GpusDeclared  uint32                 `protobuf:"varint,5,opt,name=gpus_declared,json=gpusDeclared,proto3" json:"gpus_declared,omitempty"`
-	GpusUsed      uint32                 `protobuf:"varint,6,opt,name=gpus_used,json=gpusUsed,proto3" json:"gpus_used,omitempty"`
-	Cpus          uint32                 `protobuf:"varint,7,opt,name=cpus,proto3" json:"cpus,omitempty"`
-	Memory        uint64                 `protobuf:"varint,8,opt,name=memory,proto3" json:"memory,omitempty"`
-	Launches      []string               `protobuf:"bytes,9,rep,name=launches,proto3" json:"launches,omitempty"`
-	SeenAt        *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
-	GpuSource     string                 `protobuf:"bytes,11,opt,name=gpu_source,json=gpuSource,proto3" json:"gpu_source,omitempty"`
-	Replicas      []string               `protobuf:"bytes,12,rep,name=replicas,proto3" json:"replicas,omitempty"` // deployment/role/index
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Cluster        string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	State          string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // up, down, unknown
+	Gpus           []*GPU                 `protobuf:"bytes,4,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	GpusDeclared   uint32                 `protobuf:"varint,5,opt,name=gpus_declared,json=gpusDeclared,proto3" json:"gpus_declared,omitempty"`
+	GpusUsed       uint32                 `protobuf:"varint,6,opt,name=gpus_used,json=gpusUsed,proto3" json:"gpus_used,omitempty"`
+	Cpus           uint32                 `protobuf:"varint,7,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	Memory         uint64                 `protobuf:"varint,8,opt,name=memory,proto3" json:"memory,omitempty"`
+	Launches       []string               `protobuf:"bytes,9,rep,name=launches,proto3" json:"launches,omitempty"`
+	SeenAt         *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
+	GpuSource      string                 `protobuf:"bytes,11,opt,name=gpu_source,json=gpuSource,proto3" json:"gpu_source,omitempty"`
+	Replicas       []string               `protobuf:"bytes,12,rep,name=replicas,proto3" json:"replicas,omitempty"`                                // deployment/role/index
+	ExcludedUntil  *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=excluded_until,json=excludedUntil,proto3" json:"excluded_until,omitempty"` // it gets no launches until then, since it has killed some
+	ExcludedReason string                 `protobuf:"bytes,14,opt,name=excluded_reason,json=excludedReason,proto3" json:"excluded_reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[52]
+	mi := &file_v1_penstock_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4450,7 +4609,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[52]
+	mi := &file_v1_penstock_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4463,7 +4622,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{52}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -4550,6 +4709,20 @@ func (x *NodeStatus) GetReplicas() []string {
 	return nil
 }
 
+func (x *NodeStatus) GetExcludedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExcludedUntil
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetExcludedReason() string {
+	if x != nil {
+		return x.ExcludedReason
+	}
+	return ""
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Deployment    string                 `protobuf:"bytes,1,opt,name=deployment,proto3" json:"deployment,omitempty"`
@@ -4564,7 +4737,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[53]
+	mi := &file_v1_penstock_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4576,7 +4749,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[53]
+	mi := &file_v1_penstock_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4589,7 +4762,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{53}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LogsRequest) GetDeployment() string {
@@ -4645,7 +4818,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[54]
+	mi := &file_v1_penstock_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4657,7 +4830,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[54]
+	mi := &file_v1_penstock_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4670,7 +4843,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{54}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LogsResponse) GetReplica() string {
@@ -4704,7 +4877,7 @@ type ScaleRequest struct {
 
 func (x *ScaleRequest) Reset() {
 	*x = ScaleRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[55]
+	mi := &file_v1_penstock_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4716,7 +4889,7 @@ func (x *ScaleRequest) String() string {
 func (*ScaleRequest) ProtoMessage() {}
 
 func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[55]
+	mi := &file_v1_penstock_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4729,7 +4902,7 @@ func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleRequest.ProtoReflect.Descriptor instead.
 func (*ScaleRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{55}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ScaleRequest) GetDeployment() string {
@@ -4756,7 +4929,7 @@ type ScaleResponse struct {
 
 func (x *ScaleResponse) Reset() {
 	*x = ScaleResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[56]
+	mi := &file_v1_penstock_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4768,7 +4941,7 @@ func (x *ScaleResponse) String() string {
 func (*ScaleResponse) ProtoMessage() {}
 
 func (x *ScaleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[56]
+	mi := &file_v1_penstock_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4781,7 +4954,7 @@ func (x *ScaleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleResponse.ProtoReflect.Descriptor instead.
 func (*ScaleResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{56}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ScaleResponse) GetDeployment() string {
@@ -4810,7 +4983,7 @@ type DrainReplicaRequest struct {
 
 func (x *DrainReplicaRequest) Reset() {
 	*x = DrainReplicaRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[57]
+	mi := &file_v1_penstock_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4822,7 +4995,7 @@ func (x *DrainReplicaRequest) String() string {
 func (*DrainReplicaRequest) ProtoMessage() {}
 
 func (x *DrainReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[57]
+	mi := &file_v1_penstock_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4835,7 +5008,7 @@ func (x *DrainReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReplicaRequest.ProtoReflect.Descriptor instead.
 func (*DrainReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{57}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DrainReplicaRequest) GetDeployment() string {
@@ -4875,7 +5048,7 @@ type DrainReplicaResponse struct {
 
 func (x *DrainReplicaResponse) Reset() {
 	*x = DrainReplicaResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[58]
+	mi := &file_v1_penstock_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4887,7 +5060,7 @@ func (x *DrainReplicaResponse) String() string {
 func (*DrainReplicaResponse) ProtoMessage() {}
 
 func (x *DrainReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[58]
+	mi := &file_v1_penstock_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4900,7 +5073,7 @@ func (x *DrainReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReplicaResponse.ProtoReflect.Descriptor instead.
 func (*DrainReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{58}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DrainReplicaResponse) GetLaunches() []string {
@@ -4921,7 +5094,7 @@ type StopDeploymentRequest struct {
 
 func (x *StopDeploymentRequest) Reset() {
 	*x = StopDeploymentRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[59]
+	mi := &file_v1_penstock_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4933,7 +5106,7 @@ func (x *StopDeploymentRequest) String() string {
 func (*StopDeploymentRequest) ProtoMessage() {}
 
 func (x *StopDeploymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[59]
+	mi := &file_v1_penstock_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4946,7 +5119,7 @@ func (x *StopDeploymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopDeploymentRequest.ProtoReflect.Descriptor instead.
 func (*StopDeploymentRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{59}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *StopDeploymentRequest) GetDeployment() string {
@@ -4979,7 +5152,7 @@ type StopDeploymentResponse struct {
 
 func (x *StopDeploymentResponse) Reset() {
 	*x = StopDeploymentResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[60]
+	mi := &file_v1_penstock_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4991,7 +5164,7 @@ func (x *StopDeploymentResponse) String() string {
 func (*StopDeploymentResponse) ProtoMessage() {}
 
 func (x *StopDeploymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[60]
+	mi := &file_v1_penstock_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5004,7 +5177,7 @@ func (x *StopDeploymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopDeploymentResponse.ProtoReflect.Descriptor instead.
 func (*StopDeploymentResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{60}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *StopDeploymentResponse) GetDeployments() []string {
@@ -5022,7 +5195,7 @@ type EndpointRequest struct {
 
 func (x *EndpointRequest) Reset() {
 	*x = EndpointRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[61]
+	mi := &file_v1_penstock_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5034,7 +5207,7 @@ func (x *EndpointRequest) String() string {
 func (*EndpointRequest) ProtoMessage() {}
 
 func (x *EndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[61]
+	mi := &file_v1_penstock_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5047,7 +5220,7 @@ func (x *EndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRequest.ProtoReflect.Descriptor instead.
 func (*EndpointRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{61}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{62}
 }
 
 type EndpointResponse struct {
@@ -5063,7 +5236,7 @@ type EndpointResponse struct {
 
 func (x *EndpointResponse) Reset() {
 	*x = EndpointResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[62]
+	mi := &file_v1_penstock_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5075,7 +5248,7 @@ func (x *EndpointResponse) String() string {
 func (*EndpointResponse) ProtoMessage() {}
 
 func (x *EndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[62]
+	mi := &file_v1_penstock_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5088,7 +5261,7 @@ func (x *EndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointResponse.ProtoReflect.Descriptor instead.
 func (*EndpointResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{62}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *EndpointResponse) GetUrl() string {
@@ -5141,7 +5314,7 @@ type CreateKeyRequest struct {
 
 func (x *CreateKeyRequest) Reset() {
 	*x = CreateKeyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[63]
+	mi := &file_v1_penstock_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5153,7 +5326,7 @@ func (x *CreateKeyRequest) String() string {
 func (*CreateKeyRequest) ProtoMessage() {}
 
 func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[63]
+	mi := &file_v1_penstock_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5166,7 +5339,7 @@ func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{63}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CreateKeyRequest) GetName() string {
@@ -5228,7 +5401,7 @@ type CreateKeyResponse struct {
 
 func (x *CreateKeyResponse) Reset() {
 	*x = CreateKeyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[64]
+	mi := &file_v1_penstock_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5240,7 +5413,7 @@ func (x *CreateKeyResponse) String() string {
 func (*CreateKeyResponse) ProtoMessage() {}
 
 func (x *CreateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[64]
+	mi := &file_v1_penstock_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5253,7 +5426,7 @@ func (x *CreateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{64}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CreateKeyResponse) GetKey() *Key {
@@ -5278,7 +5451,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[65]
+	mi := &file_v1_penstock_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5290,7 +5463,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[65]
+	mi := &file_v1_penstock_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5303,7 +5476,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{65}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{66}
 }
 
 type ListKeysResponse struct {
@@ -5315,7 +5488,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[66]
+	mi := &file_v1_penstock_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5327,7 +5500,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[66]
+	mi := &file_v1_penstock_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5340,7 +5513,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{66}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListKeysResponse) GetKeys() []*Key {
@@ -5359,7 +5532,7 @@ type RevokeKeyRequest struct {
 
 func (x *RevokeKeyRequest) Reset() {
 	*x = RevokeKeyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[67]
+	mi := &file_v1_penstock_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5371,7 +5544,7 @@ func (x *RevokeKeyRequest) String() string {
 func (*RevokeKeyRequest) ProtoMessage() {}
 
 func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[67]
+	mi := &file_v1_penstock_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5384,7 +5557,7 @@ func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{67}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RevokeKeyRequest) GetId() string {
@@ -5403,7 +5576,7 @@ type RevokeKeyResponse struct {
 
 func (x *RevokeKeyResponse) Reset() {
 	*x = RevokeKeyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[68]
+	mi := &file_v1_penstock_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5415,7 +5588,7 @@ func (x *RevokeKeyResponse) String() string {
 func (*RevokeKeyResponse) ProtoMessage() {}
 
 func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[68]
+	mi := &file_v1_penstock_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5428,7 +5601,7 @@ func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{68}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RevokeKeyResponse) GetId() string {
@@ -5449,7 +5622,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[69]
+	mi := &file_v1_penstock_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5461,7 +5634,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[69]
+	mi := &file_v1_penstock_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5474,7 +5647,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{69}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *EventsRequest) GetDeployment() string {
@@ -5507,7 +5680,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[70]
+	mi := &file_v1_penstock_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5519,7 +5692,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[70]
+	mi := &file_v1_penstock_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5532,7 +5705,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{70}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *EventsResponse) GetEvent() *Event {
@@ -5558,7 +5731,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_v1_penstock_proto_msgTypes[71]
+	mi := &file_v1_penstock_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5570,7 +5743,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[71]
+	mi := &file_v1_penstock_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5583,7 +5756,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{71}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Event) GetAt() *timestamppb.Timestamp {
@@ -5651,7 +5824,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[72]
+	mi := &file_v1_penstock_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5663,7 +5836,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[72]
+	mi := &file_v1_penstock_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5676,7 +5849,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{72}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -5695,7 +5868,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[73]
+	mi := &file_v1_penstock_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5707,7 +5880,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[73]
+	mi := &file_v1_penstock_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5720,7 +5893,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{73}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *WhyResponse) GetRecord() *RequestRecord {
@@ -5738,7 +5911,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[74]
+	mi := &file_v1_penstock_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5750,7 +5923,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[74]
+	mi := &file_v1_penstock_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5763,7 +5936,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{74}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{75}
 }
 
 type VersionResponse struct {
@@ -5779,7 +5952,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[75]
+	mi := &file_v1_penstock_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5791,7 +5964,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[75]
+	mi := &file_v1_penstock_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5804,7 +5977,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{75}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -6239,7 +6412,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\bstarting\x18\x04 \x01(\rR\bstarting\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\rR\bdraining\x12\x16\n" +
 	"\x06scaled\x18\x06 \x01(\bR\x06scaled\x12\x18\n" +
-	"\aunknown\x18\a \x01(\rR\aunknown\"\xd6\x05\n" +
+	"\aunknown\x18\a \x01(\rR\aunknown\"\xa5\x06\n" +
 	"\rReplicaStatus\x12\x16\n" +
 	"\x06launch\x18\x01 \x01(\tR\x06launch\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -6264,11 +6437,29 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\bfailures\x18\x13 \x01(\rR\bfailures\x125\n" +
 	"\bretry_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12'\n" +
 	"\x05ports\x18\x15 \x03(\v2\x11.penstock.v1.PortR\x05ports\x12\x12\n" +
-	"\x04gpus\x18\x16 \x03(\tR\x04gpus\"\x0e\n" +
+	"\x04gpus\x18\x16 \x03(\tR\x04gpus\x121\n" +
+	"\bhandover\x18\x17 \x01(\v2\x15.penstock.v1.HandoverR\bhandover\x12\x1a\n" +
+	"\breplaces\x18\x18 \x01(\tR\breplaces\"\xd4\x04\n" +
+	"\bHandover\x125\n" +
+	"\bleave_by\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\aleaveBy\x125\n" +
+	"\bstart_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x12/\n" +
+	"\x05queue\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05queue\x12#\n" +
+	"\rqueue_samples\x18\x04 \x01(\rR\fqueueSamples\x124\n" +
+	"\bstart_up\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\astartUp\x12(\n" +
+	"\x10start_up_samples\x18\x06 \x01(\rR\x0estartUpSamples\x12/\n" +
+	"\x05drain\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05drain\x12\x1c\n" +
+	"\tsuccessor\x18\b \x01(\tR\tsuccessor\x12'\n" +
+	"\x0fsuccessor_state\x18\t \x01(\tR\x0esuccessorState\x12)\n" +
+	"\x10successor_reason\x18\n" +
+	" \x01(\tR\x0fsuccessorReason\x125\n" +
+	"\bready_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\areadyAt\x12+\n" +
+	"\x03gap\x18\f \x01(\v2\x19.google.protobuf.DurationR\x03gap\x12\x1d\n" +
+	"\n" +
+	"gap_reason\x18\r \x01(\tR\tgapReason\"\x0e\n" +
 	"\fNodesRequest\"Z\n" +
 	"\rNodesResponse\x12-\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x17.penstock.v1.NodeStatusR\x05nodes\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xf0\x02\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xdc\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -6284,7 +6475,9 @@ const file_v1_penstock_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x1d\n" +
 	"\n" +
 	"gpu_source\x18\v \x01(\tR\tgpuSource\x12\x1a\n" +
-	"\breplicas\x18\f \x03(\tR\breplicas\"\xa7\x01\n" +
+	"\breplicas\x18\f \x03(\tR\breplicas\x12A\n" +
+	"\x0eexcluded_until\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\rexcludedUntil\x12'\n" +
+	"\x0fexcluded_reason\x18\x0e \x01(\tR\x0eexcludedReason\"\xa7\x01\n" +
 	"\vLogsRequest\x12\x1e\n" +
 	"\n" +
 	"deployment\x18\x01 \x01(\tR\n" +
@@ -6438,7 +6631,7 @@ func file_v1_penstock_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_penstock_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_v1_penstock_proto_goTypes = []any{
 	(Phase)(0),                     // 0: penstock.v1.Phase
 	(BlockEvent_Kind)(0),           // 1: penstock.v1.BlockEvent.Kind
@@ -6492,40 +6685,41 @@ var file_v1_penstock_proto_goTypes = []any{
 	(*DeploymentStatus)(nil),       // 49: penstock.v1.DeploymentStatus
 	(*RoleStatus)(nil),             // 50: penstock.v1.RoleStatus
 	(*ReplicaStatus)(nil),          // 51: penstock.v1.ReplicaStatus
-	(*NodesRequest)(nil),           // 52: penstock.v1.NodesRequest
-	(*NodesResponse)(nil),          // 53: penstock.v1.NodesResponse
-	(*NodeStatus)(nil),             // 54: penstock.v1.NodeStatus
-	(*LogsRequest)(nil),            // 55: penstock.v1.LogsRequest
-	(*LogsResponse)(nil),           // 56: penstock.v1.LogsResponse
-	(*ScaleRequest)(nil),           // 57: penstock.v1.ScaleRequest
-	(*ScaleResponse)(nil),          // 58: penstock.v1.ScaleResponse
-	(*DrainReplicaRequest)(nil),    // 59: penstock.v1.DrainReplicaRequest
-	(*DrainReplicaResponse)(nil),   // 60: penstock.v1.DrainReplicaResponse
-	(*StopDeploymentRequest)(nil),  // 61: penstock.v1.StopDeploymentRequest
-	(*StopDeploymentResponse)(nil), // 62: penstock.v1.StopDeploymentResponse
-	(*EndpointRequest)(nil),        // 63: penstock.v1.EndpointRequest
-	(*EndpointResponse)(nil),       // 64: penstock.v1.EndpointResponse
-	(*CreateKeyRequest)(nil),       // 65: penstock.v1.CreateKeyRequest
-	(*CreateKeyResponse)(nil),      // 66: penstock.v1.CreateKeyResponse
-	(*ListKeysRequest)(nil),        // 67: penstock.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 68: penstock.v1.ListKeysResponse
-	(*RevokeKeyRequest)(nil),       // 69: penstock.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),      // 70: penstock.v1.RevokeKeyResponse
-	(*EventsRequest)(nil),          // 71: penstock.v1.EventsRequest
-	(*EventsResponse)(nil),         // 72: penstock.v1.EventsResponse
-	(*Event)(nil),                  // 73: penstock.v1.Event
-	(*WhyRequest)(nil),             // 74: penstock.v1.WhyRequest
-	(*WhyResponse)(nil),            // 75: penstock.v1.WhyResponse
-	(*VersionRequest)(nil),         // 76: penstock.v1.VersionRequest
-	(*VersionResponse)(nil),        // 77: penstock.v1.VersionResponse
-	nil,                            // 78: penstock.v1.Attempt.PartsMsEntry
-	nil,                            // 79: penstock.v1.ScaleRequest.RolesEntry
-	(*durationpb.Duration)(nil),    // 80: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 81: google.protobuf.Timestamp
+	(*Handover)(nil),               // 52: penstock.v1.Handover
+	(*NodesRequest)(nil),           // 53: penstock.v1.NodesRequest
+	(*NodesResponse)(nil),          // 54: penstock.v1.NodesResponse
+	(*NodeStatus)(nil),             // 55: penstock.v1.NodeStatus
+	(*LogsRequest)(nil),            // 56: penstock.v1.LogsRequest
+	(*LogsResponse)(nil),           // 57: penstock.v1.LogsResponse
+	(*ScaleRequest)(nil),           // 58: penstock.v1.ScaleRequest
+	(*ScaleResponse)(nil),          // 59: penstock.v1.ScaleResponse
+	(*DrainReplicaRequest)(nil),    // 60: penstock.v1.DrainReplicaRequest
+	(*DrainReplicaResponse)(nil),   // 61: penstock.v1.DrainReplicaResponse
+	(*StopDeploymentRequest)(nil),  // 62: penstock.v1.StopDeploymentRequest
+	(*StopDeploymentResponse)(nil), // 63: penstock.v1.StopDeploymentResponse
+	(*EndpointRequest)(nil),        // 64: penstock.v1.EndpointRequest
+	(*EndpointResponse)(nil),       // 65: penstock.v1.EndpointResponse
+	(*CreateKeyRequest)(nil),       // 66: penstock.v1.CreateKeyRequest
+	(*CreateKeyResponse)(nil),      // 67: penstock.v1.CreateKeyResponse
+	(*ListKeysRequest)(nil),        // 68: penstock.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 69: penstock.v1.ListKeysResponse
+	(*RevokeKeyRequest)(nil),       // 70: penstock.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),      // 71: penstock.v1.RevokeKeyResponse
+	(*EventsRequest)(nil),          // 72: penstock.v1.EventsRequest
+	(*EventsResponse)(nil),         // 73: penstock.v1.EventsResponse
+	(*Event)(nil),                  // 74: penstock.v1.Event
+	(*WhyRequest)(nil),             // 75: penstock.v1.WhyRequest
+	(*WhyResponse)(nil),            // 76: penstock.v1.WhyResponse
+	(*VersionRequest)(nil),         // 77: penstock.v1.VersionRequest
+	(*VersionResponse)(nil),        // 78: penstock.v1.VersionResponse
+	nil,                            // 79: penstock.v1.Attempt.PartsMsEntry
+	nil,                            // 80: penstock.v1.ScaleRequest.RolesEntry
+	(*durationpb.Duration)(nil),    // 81: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 82: google.protobuf.Timestamp
 }
 var file_v1_penstock_proto_depIdxs = []int32{
-	80,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
-	81,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
+	81,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
+	82,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
 	13,  // 2: penstock.v1.ReportRequest.full:type_name -> penstock.v1.RunState
 	13,  // 3: penstock.v1.ReportRequest.delta:type_name -> penstock.v1.RunState
 	24,  // 4: penstock.v1.ReportRequest.blocks:type_name -> penstock.v1.BlockEvent
@@ -6534,25 +6728,25 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	10,  // 7: penstock.v1.ReportResponse.command:type_name -> penstock.v1.Command
 	11,  // 8: penstock.v1.Command.drain:type_name -> penstock.v1.Drain
 	12,  // 9: penstock.v1.Command.stop:type_name -> penstock.v1.Stop
-	80,  // 10: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
+	81,  // 10: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
 	14,  // 11: penstock.v1.RunState.identity:type_name -> penstock.v1.Identity
 	15,  // 12: penstock.v1.RunState.health:type_name -> penstock.v1.Health
 	17,  // 13: penstock.v1.RunState.load:type_name -> penstock.v1.EngineLoad
 	19,  // 14: penstock.v1.RunState.gpus:type_name -> penstock.v1.GPUs
 	18,  // 15: penstock.v1.RunState.kv:type_name -> penstock.v1.KVState
 	22,  // 16: penstock.v1.RunState.ports:type_name -> penstock.v1.Ports
-	81,  // 17: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
-	81,  // 18: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
+	82,  // 17: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
+	82,  // 18: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
 	0,   // 19: penstock.v1.Health.phase:type_name -> penstock.v1.Phase
 	16,  // 20: penstock.v1.Health.loading:type_name -> penstock.v1.Progress
-	81,  // 21: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
-	81,  // 22: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
-	80,  // 23: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	81,  // 24: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
-	81,  // 25: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
-	81,  // 26: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
+	82,  // 21: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
+	82,  // 22: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
+	81,  // 23: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	82,  // 24: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
+	82,  // 25: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
+	82,  // 26: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
 	20,  // 27: penstock.v1.GPUs.gpus:type_name -> penstock.v1.GPU
-	81,  // 28: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
+	82,  // 28: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
 	21,  // 29: penstock.v1.GPU.foreign:type_name -> penstock.v1.GPUProcess
 	23,  // 30: penstock.v1.Ports.ports:type_name -> penstock.v1.Port
 	1,   // 31: penstock.v1.BlockEvent.kind:type_name -> penstock.v1.BlockEvent.Kind
@@ -6561,103 +6755,112 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	29,  // 34: penstock.v1.WatchResponse.keys:type_name -> penstock.v1.Key
 	17,  // 35: penstock.v1.Replica.load:type_name -> penstock.v1.EngineLoad
 	18,  // 36: penstock.v1.Replica.kv:type_name -> penstock.v1.KVState
-	81,  // 37: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
-	80,  // 38: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
-	81,  // 39: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
-	81,  // 40: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
-	81,  // 41: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
-	81,  // 42: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
+	82,  // 37: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
+	81,  // 38: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
+	82,  // 39: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
+	82,  // 40: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
+	82,  // 41: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	82,  // 42: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
 	32,  // 43: penstock.v1.RecordRequest.records:type_name -> penstock.v1.RequestRecord
-	81,  // 44: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
+	82,  // 44: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
 	33,  // 45: penstock.v1.RequestRecord.attempts:type_name -> penstock.v1.Attempt
-	80,  // 46: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
-	80,  // 47: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
-	78,  // 48: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
+	81,  // 46: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
+	81,  // 47: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
+	79,  // 48: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
 	34,  // 49: penstock.v1.Attempt.runners_up:type_name -> penstock.v1.RunnerUp
-	80,  // 50: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
+	81,  // 50: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
 	45,  // 51: penstock.v1.ApplyResponse.actions:type_name -> penstock.v1.Action
 	45,  // 52: penstock.v1.PlanResponse.actions:type_name -> penstock.v1.Action
-	81,  // 53: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	82,  // 53: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
 	49,  // 54: penstock.v1.StatusResponse.deployments:type_name -> penstock.v1.DeploymentStatus
 	48,  // 55: penstock.v1.StatusResponse.gateways:type_name -> penstock.v1.GatewayStatus
-	81,  // 56: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
+	82,  // 56: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
 	50,  // 57: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
 	51,  // 58: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
-	80,  // 59: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
-	81,  // 60: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
-	81,  // 61: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
-	81,  // 62: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
+	81,  // 59: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
+	82,  // 60: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
+	82,  // 61: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
+	82,  // 62: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
 	16,  // 63: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
 	17,  // 64: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
 	18,  // 65: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
-	81,  // 66: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
+	82,  // 66: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
 	23,  // 67: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
-	54,  // 68: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
-	20,  // 69: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
-	81,  // 70: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
-	79,  // 71: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
-	45,  // 72: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
-	80,  // 73: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
-	80,  // 74: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
-	29,  // 75: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
-	29,  // 76: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
-	73,  // 77: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
-	81,  // 78: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
-	32,  // 79: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
-	81,  // 80: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	2,   // 81: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
-	4,   // 82: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
-	6,   // 83: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
-	25,  // 84: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
-	30,  // 85: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
-	4,   // 86: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
-	41,  // 87: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
-	43,  // 88: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
-	46,  // 89: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
-	52,  // 90: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
-	55,  // 91: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
-	57,  // 92: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
-	59,  // 93: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
-	61,  // 94: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
-	63,  // 95: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
-	65,  // 96: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
-	67,  // 97: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
-	69,  // 98: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
-	71,  // 99: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
-	74,  // 100: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
-	76,  // 101: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
-	37,  // 102: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
-	39,  // 103: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
-	35,  // 104: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
-	3,   // 105: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
-	5,   // 106: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
-	7,   // 107: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
-	26,  // 108: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
-	31,  // 109: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
-	5,   // 110: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
-	42,  // 111: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
-	44,  // 112: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
-	47,  // 113: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
-	53,  // 114: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
-	56,  // 115: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
-	58,  // 116: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
-	60,  // 117: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
-	62,  // 118: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
-	64,  // 119: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
-	66,  // 120: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
-	68,  // 121: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
-	70,  // 122: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
-	72,  // 123: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
-	75,  // 124: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
-	77,  // 125: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
-	38,  // 126: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
-	40,  // 127: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
-	36,  // 128: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
-	105, // [105:129] is the sub-list for method output_type
-	81,  // [81:105] is the sub-list for method input_type
-	81,  // [81:81] is the sub-list for extension type_name
-	81,  // [81:81] is the sub-list for extension extendee
-	0,   // [0:81] is the sub-list for field type_name
+	52,  // 68: penstock.v1.ReplicaStatus.handover:type_name -> penstock.v1.Handover
+	82,  // 69: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
+	82,  // 70: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
+	81,  // 71: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
+	81,  // 72: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
+	81,  // 73: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
+	82,  // 74: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
+	81,  // 75: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
+	55,  // 76: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
+	20,  // 77: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
+	82,  // 78: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
+	82,  // 79: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
+	80,  // 80: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
+	45,  // 81: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
+	81,  // 82: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
+	81,  // 83: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
+	29,  // 84: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
+	29,  // 85: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
+	74,  // 86: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
+	82,  // 87: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
+	32,  // 88: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
+	82,  // 89: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	2,   // 90: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
+	4,   // 91: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
+	6,   // 92: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
+	25,  // 93: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
+	30,  // 94: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
+	4,   // 95: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
+	41,  // 96: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
+	43,  // 97: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
+	46,  // 98: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
+	53,  // 99: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
+	56,  // 100: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
+	58,  // 101: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
+	60,  // 102: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
+	62,  // 103: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
+	64,  // 104: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
+	66,  // 105: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
+	68,  // 106: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
+	70,  // 107: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
+	72,  // 108: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
+	75,  // 109: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
+	77,  // 110: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
+	37,  // 111: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
+	39,  // 112: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
+	35,  // 113: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
+	3,   // 114: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
+	5,   // 115: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
+	7,   // 116: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
+	26,  // 117: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
+	31,  // 118: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
+	5,   // 119: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
+	42,  // 120: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
+	44,  // 121: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
+	47,  // 122: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
+	54,  // 123: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
+	57,  // 124: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
+	59,  // 125: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
+	61,  // 126: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
+	63,  // 127: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
+	65,  // 128: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
+	67,  // 129: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
+	69,  // 130: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
+	71,  // 131: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
+	73,  // 132: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
+	76,  // 133: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
+	78,  // 134: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
+	38,  // 135: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
+	40,  // 136: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
+	36,  // 137: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
+	114, // [114:138] is the sub-list for method output_type
+	90,  // [90:114] is the sub-list for method input_type
+	90,  // [90:90] is the sub-list for extension type_name
+	90,  // [90:90] is the sub-list for extension extendee
+	0,   // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_v1_penstock_proto_init() }
@@ -6687,7 +6890,7 @@ func file_v1_penstock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_penstock_proto_rawDesc), len(file_v1_penstock_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   78,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
