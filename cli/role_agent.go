@@ -19,6 +19,7 @@ import (
 	"github.com/penstock/penstock/agent"
 	"github.com/penstock/penstock/agent/gpu"
 	"github.com/penstock/penstock/agent/process"
+	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/jobspecs/render"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/identity"
@@ -36,6 +37,10 @@ func agentCommand(std IO) *cli.Command {
 			&cli.StringFlag{Name: "job", Usage: "the cluster's own ID of the job"},
 			&cli.StringFlag{Name: "ends-at", Usage: "when the job's time is over, in seconds since 1970; default: $PENSTOCK_ENDS_AT, $SLURM_JOB_END_TIME"},
 			&cli.StringFlag{Name: "listen-host", Usage: "where the data port listens; default: all interfaces"},
+			&cli.StringFlag{Name: "cluster", Usage: "whose environment says which node this is: slurm"},
+			&cli.IntFlag{Name: "first-rank", Usage: "slurm: rank of the first task of this step"},
+			&cli.DurationFlag{Name: "kill-wait", Usage: "slurm: time between TERM and KILL"},
+			&cli.DurationFlag{Name: "warning", Usage: "slurm: how long before the time limit its warning comes"},
 		},
 		Action: action(std, parseAgent, runAgent),
 	}
@@ -44,16 +49,23 @@ func agentCommand(std IO) *cli.Command {
 type agentOptions struct {
 	join, node, job, listenHost, endsAt string
 	rank, nodes                         int
+	cluster                             string
+	slurm                               slurmOptions
 }
 
 func parseAgent(c *cli.Context) (agentOptions, error) {
 	_, err := nothing(c)
 	o := agentOptions{
 		join: c.String("join"), node: c.String("node"), job: c.String("job"), listenHost: c.String("listen-host"),
-		rank: c.Int("rank"), nodes: c.Int("nodes"), endsAt: c.String("ends-at"),
+		rank: c.Int("rank"), nodes: c.Int("nodes"), endsAt: c.String("ends-at"), cluster: c.String("cluster"),
+		slurm: slurmOptions{firstRank: c.Int("first-rank"), killWait: c.Duration("kill-wait"), warning: c.Duration("warning")},
 	}
-	if err == nil && o.join == "" {
+	switch {
+	case err != nil:
+	case o.join == "":
 		err = usageError("penstock agent needs --join FILE")
+	case o.cluster != "" && o.cluster != string(jobspecs.SlurmCluster):
+		err = usageError("--cluster %s: only slurm tells agents their place", o.cluster)
 	}
 	return o, err
 }
@@ -72,6 +84,12 @@ func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
 	} else if err == nil {
 		defer lock.Close()
 	}
+	if o.cluster == string(jobspecs.SlurmCluster) {
+		if o, err = o.fromSlurm(inv.Getenv); err != nil {
+			return err
+		}
+		inv.set.replace("runtimeDir", slurmRuntimeDir(inv.set, inv.Getenv))
+	}
 	options, done, err := newAgentOptions(inv, o)
 	if err != nil {
 		return err
@@ -83,7 +101,11 @@ func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	defer onSignals(func(name string) { a.Drain("signal "+name, 0) }, cancel)()
+	if o.cluster == string(jobspecs.SlurmCluster) {
+		defer onSlurmSignals(o.slurm, options.EndsAt, a, cancel, options.Log)()
+	} else {
+		defer onSignals(func(name string) { a.Drain("signal "+name, 0) }, cancel)()
+	}
 	err = a.Run(ctx)
 	if errors.Is(err, agent.ErrRefused) {
 		return fail(ExitNotFound, "", "%v", err)

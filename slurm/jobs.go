@@ -19,16 +19,6 @@ type record struct {
 	over      time.Time // since when it has been seen as ended
 }
 
-// listing is the last answer.
-type listing struct {
-	jobs    []cluster.Job
-	at      time.Time
-	changed uint64 // Cluster.changed when it was asked for
-}
-
-// fresh is how old an answer may be that is given again to a caller that asks right after another one.
-const fresh = time.Second
-
 // Jobs lists this installation's jobs. Slurm is asked once for all of them. On the way what has vanished is looked up, and
 // jobs whose grace is over are killed.
 func (c *Cluster) Jobs(ctx context.Context) ([]cluster.Job, error) {
@@ -38,42 +28,14 @@ func (c *Cluster) Jobs(ctx context.Context) ([]cluster.Job, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("list Slurm's jobs: %w", unknown(ctx.Err()))
 	}
-	if jobs, ok := c.last(); ok && ctx.Err() == nil {
-		return jobs, nil
-	}
-	jobs, err := c.ask(ctx)
+	asked := c.now()
+	entries, err := c.queue(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list Slurm's jobs: %w", unknown(err))
 	}
-	return jobs, nil
-}
-
-// last is the last answer, where it is as good as a new one.
-func (c *Cluster) last() ([]cluster.Job, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.listing.at.IsZero() || c.listing.changed != c.changed || c.now().Sub(c.listing.at) >= fresh {
-		return nil, false
-	}
-	return slices.Clone(c.listing.jobs), true
-}
-
-func (c *Cluster) ask(ctx context.Context) ([]cluster.Job, error) {
-	c.mu.Lock()
-	changed, asked := c.changed, c.now()
-	c.mu.Unlock()
-	entries, err := c.queue(ctx)
-	if err != nil {
-		return nil, err
-	}
-	gone := c.note(entries, asked)
-	c.lookUp(ctx, gone)
+	c.lookUp(ctx, c.note(entries, asked))
 	c.enforce(ctx)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	jobs := c.all()
-	c.listing = listing{jobs, c.now(), changed}
-	return slices.Clone(jobs), nil
+	return c.all(), nil
 }
 
 // note takes Slurm's list over and returns the jobs that are missing from it for the first time.
@@ -174,14 +136,16 @@ func (c *Cluster) jobOf(e entry, launch cluster.LaunchID, now time.Time) cluster
 	return j
 }
 
-// all are the jobs that are known, the oldest ID first. The lock is held.
+// all are the jobs that are known, the oldest ID first.
 func (c *Cluster) all() []cluster.Job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	jobs := make([]cluster.Job, 0, len(c.known))
 	for _, r := range c.known {
 		j := r.job
 		if !r.missed.IsZero() && j.State != cluster.JobEnded {
 			j.State, j.Reason = cluster.JobUnknown, vanishedReason
-			if r.submitted.After(time.Time{}) && len(j.Nodes) == 0 {
+			if !r.submitted.IsZero() && len(j.Nodes) == 0 {
 				j.Reason = "Slurm has acknowledged it and does not know it any more, as after a crash of slurmctld"
 			}
 		}

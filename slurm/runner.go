@@ -89,7 +89,7 @@ func (r runner) run(ctx context.Context, input, name string, args ...string) (ou
 	cmd.Env, cmd.Dir = r.env, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second // of a busy machine
 	stdout, stderr := limited{most: maxOutput}, limited{most: maxWords}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	err = cmd.Run()

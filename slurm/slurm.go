@@ -51,11 +51,9 @@ type Cluster struct {
 	metrics metrics
 	now     func() time.Time
 
-	asking chan struct{} // holds a token while Slurm is asked for the jobs
+	asking chan struct{} // holds a token while Slurm is asked for the jobs: one question at a time
 
 	mu       sync.Mutex
-	changed  uint64 // counts submits and stops: an older listing is no news
-	listing  listing
 	known    map[jobKey]*record // jobs of ours that were seen or acknowledged
 	stopping map[jobKey]*stop
 	config   cached[Config]

@@ -60,7 +60,6 @@ func (c *Cluster) stop(ctx context.Context, id string, grace time.Duration) erro
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.changed++
 	if old := c.stopping[key]; old == nil || s.endAt.Before(old.endAt) {
 		c.stopping[key] = s
 	}

@@ -35,8 +35,6 @@ func (c *Cluster) submit(ctx context.Context, s cluster.Submission) (string, err
 	if err := statefile.SecureDir(s.LogDir); err != nil {
 		return "", refused(fmt.Errorf("the job's folder: %w", err))
 	}
-	c.touch()
-	defer c.touch()
 	out, err := c.slurm.run(ctx, script, "sbatch", "--parsable")
 	if err != nil {
 		return "", submitError(err, s)
@@ -55,13 +53,6 @@ func (c *Cluster) submit(ctx context.Context, s cluster.Submission) (string, err
 		}
 	}
 	return id, nil
-}
-
-// touch makes an older listing no news.
-func (c *Cluster) touch() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.changed++
 }
 
 // script renders the launch's batch script.

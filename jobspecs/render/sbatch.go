@@ -227,5 +227,6 @@ func (j SlurmJob) agent(nodes int) []string {
 	if j.KillWait > 0 {
 		argv = append(argv, "--kill-wait", j.KillWait.String())
 	}
-	return argv
+	warning := time.Duration(warnSeconds(j.Deployment.Serving.DrainTimeout.Std())) * time.Second
+	return append(argv, "--warning", warning.String())
 }

@@ -46,4 +46,5 @@ ulimit -l unlimited
 exec /home/ada/bin/penstock agent \
   --cluster slurm \
   --join /home/ada/.local/state/penstock/join/x.json \
-  --nodes 1
+  --nodes 1 \
+  --warning 2m10s

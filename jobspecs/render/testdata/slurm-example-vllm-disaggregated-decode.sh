@@ -38,6 +38,7 @@ fi
       --cluster slurm \
       --join /home/ada/.local/state/penstock/join/x.json \
       --nodes 2 \
+      --warning 4m10s \
       --first-rank 1 ||
     kill -s TERM $$
 ) &
@@ -45,4 +46,5 @@ fi
 exec /home/ada/bin/penstock agent \
   --cluster slurm \
   --join /home/ada/.local/state/penstock/join/x.json \
-  --nodes 2
+  --nodes 2 \
+  --warning 4m10s

@@ -30,4 +30,5 @@ fi
 exec /home/ada/bin/penstock agent \
   --cluster slurm \
   --join /home/ada/.local/state/penstock/join/x.json \
-  --nodes 1
+  --nodes 1 \
+  --warning 4m10s

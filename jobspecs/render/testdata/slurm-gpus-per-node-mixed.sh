@@ -34,6 +34,7 @@ fi
       --cluster slurm \
       --join /home/ada/.local/state/penstock/join/x.json \
       --nodes 3 \
+      --warning 2m10s \
       --first-rank 1 ||
     kill -s TERM $$
 ) &
@@ -41,4 +42,5 @@ fi
 exec /home/ada/bin/penstock agent \
   --cluster slurm \
   --join /home/ada/.local/state/penstock/join/x.json \
-  --nodes 3
+  --nodes 3 \
+  --warning 2m10s

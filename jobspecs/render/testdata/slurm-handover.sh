@@ -48,4 +48,5 @@ exec /home/ada/bin/penstock agent \
   --cluster slurm \
   --join "/home/it's \"me\" \$HOME/join #1.json" \
   --nodes 1 \
-  --kill-wait 1m0s
+  --kill-wait 1m0s \
+  --warning 2m10s
