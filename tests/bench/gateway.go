@@ -29,7 +29,12 @@ func benchGateway(ctx context.Context, o *options, r *report) (err error) {
 	}
 	defer clients.end()
 	defer clients.endWith(ctx)()
-	g := &gatewayBench{world: w, report: r, clients: clients}
+	bare, err := startBare(o, w.State(), w.sockets())
+	if err != nil {
+		return err
+	}
+	defer bare.end()
+	g := &gatewayBench{world: w, report: r, clients: clients, bare: bare}
 	if err := g.warm(ctx); err != nil {
 		return err
 	}
@@ -49,6 +54,7 @@ type gatewayBench struct {
 	*world
 	report  *report
 	clients *helper
+	bare    *bareWay
 }
 
 // direct and through are the two ways to the engines.
@@ -59,6 +65,12 @@ func (g *gatewayBench) direct(l load) load {
 
 func (g *gatewayBench) through(l load) load {
 	l.Network, l.Addresses, l.Key = "tcp", []string{g.address}, g.key
+	return l
+}
+
+// barely is the way over the relays that only copy.
+func (g *gatewayBench) barely(l load) load {
+	l.Network, l.Addresses = "tcp", []string{g.bare.address}
 	return l
 }
 
@@ -121,37 +133,37 @@ var latencies = []latencyRow{
 	{streams: 64, step: true, tokens: 40, rounds: 3, ramp: 1, len: 2.5},
 }
 
-// pairOf are the outcomes of one round.
-type pairOf struct {
-	direct, through outcome
-	cores           map[string]float64 // used on the way through
+// threeWays are the outcomes of one round.
+type threeWays struct {
+	direct, through, bare outcome
+	cores, bareCores      map[string]float64 // used on the way through, and on the bare one
 }
 
-// latency measures one row, alternating the two ways.
+// latency measures one row, alternating the ways.
 func (g *gatewayBench) latency(row latencyRow) error {
 	l := load{
 		Clients: row.streams, Stream: true, Tokens: row.tokens, Ramp: row.ramp, For: row.len,
 		Pace: pace{First: 100_000, Every: 50_000, Step: row.step},
 	}
-	var pairs []pairOf
+	pids := g.pids()
+	pids["client"], pids["relays"] = []int{g.clients.pid()}, g.bare.pids()
+	var outcomes []threeWays
 	for round := range row.rounds {
-		var p pairOf
-		for i := range 2 {
-			var err error
-			if (round+i)%2 == 0 {
-				p.direct, err = g.do(g.direct(l))
-			} else {
-				pids := g.pids()
-				pids["client"] = []int{g.clients.pid()}
-				p.through, p.cores, err = g.watched(g.through(l), pids)
-			}
-			if err != nil {
+		var p threeWays
+		var err error
+		ways := []func(){
+			func() { p.direct, err = g.do(g.direct(l)) },
+			func() { p.through, p.cores, err = g.watched(g.through(l), pids) },
+			func() { p.bare, p.bareCores, err = g.watched(g.barely(l), pids) },
+		}
+		for i := range ways {
+			if ways[(round+i)%len(ways)](); err != nil {
 				return err
 			}
 		}
-		pairs = append(pairs, p)
+		outcomes = append(outcomes, p)
 	}
-	g.print(row, pairs)
+	g.print(row, outcomes)
 	return nil
 }
 
@@ -177,29 +189,32 @@ func (g *gatewayBench) watched(l load, pids map[string][]int) (out outcome, core
 }
 
 // print tells the medians over the rounds.
-func (g *gatewayBench) print(row latencyRow, pairs []pairOf) {
-	over := func(f func(pairOf) float64) float64 {
+func (g *gatewayBench) print(row latencyRow, outcomes []threeWays) {
+	over := func(f func(threeWays) float64) float64 {
 		var v []float64
-		for _, p := range pairs {
+		for _, p := range outcomes {
 			v = append(v, f(p))
 		}
 		return median(v)
 	}
 	for _, p99 := range []bool{false, true} {
 		q := map[bool]string{false: "p50", true: "p99"}[p99]
-		ttft := over(func(p pairOf) float64 { return p.through.Way.of(p99) - p.direct.Way.of(p99) })
-		g.report.added("gateway_ttft_"+q+"_added_"+row.name(), ttft, "ms", "direct", over(func(p pairOf) float64 { return p.direct.TTFT.of(p99) }))
-		token := over(func(p pairOf) float64 { return p.through.Token.of(p99) - p.direct.Token.of(p99) })
+		ttft := over(func(p threeWays) float64 { return p.through.Way.of(p99) - p.direct.Way.of(p99) })
+		g.report.added("gateway_ttft_"+q+"_added_"+row.name(), ttft, "ms", "direct", over(func(p threeWays) float64 { return p.direct.TTFT.of(p99) }))
+		token := over(func(p threeWays) float64 { return p.through.Token.of(p99) - p.direct.Token.of(p99) })
 		name := "gateway_token_" + q + "_added_" + row.name()
 		if p99 && row.goal > 0 {
 			g.report.figure(name, token, "ms", "goal", row.goal, less)
-			continue
+		} else {
+			g.report.added(name, token, "ms", "direct", over(func(p threeWays) float64 { return p.direct.Gap.P50 }))
 		}
-		g.report.added(name, token, "ms", "direct", over(func(p pairOf) float64 { return p.direct.Gap.P50 }))
+		bare := over(func(p threeWays) float64 { return p.bare.Token.of(p99) - p.direct.Token.of(p99) })
+		g.report.figure("gateway_token_"+q+"_beside_relays_"+row.name(), token, "ms", "bare_relays", bare, less)
 	}
 	var used []string
 	for _, name := range []string{"gateway", "agents", "engines", "client", "others"} {
-		used = append(used, fmt.Sprintf("%s %.2f", name, over(func(p pairOf) float64 { return p.cores[name] })))
+		used = append(used, fmt.Sprintf("%s %.2f", name, over(func(p threeWays) float64 { return p.cores[name] })))
 	}
-	g.report.note("%s streams: cores used: %s", row.name(), strings.Join(used, ", "))
+	g.report.note("%s streams: cores used: %s; bare relays in place of gateway and agents %.2f", row.name(), strings.Join(used, ", "),
+		over(func(p threeWays) float64 { return p.bareCores["relays"] }))
 }

@@ -20,6 +20,10 @@
 // most of the time is spent waiting for the tokens before it. All processes, the engine and the client too, share this
 // machine's cores.
 //
+// "beside_relays" figures are what the gateway adds beside what two bare relays add on the same machine in the same run:
+// processes in place of gateway and agents that copy bytes between the same kinds of connections (TCP, TLS, unix socket) and
+// do nothing else. With a read and a write for each token and hop, nobody can add less.
+//
 // What a core can do is counted by the CPU time of the gateway's process, with key, limits and metering, against
 // httputil.ReverseProxy (FlushInterval −1, no checks at all) in a process of its own in front of the same agents: tokens of
 // 400 streams at 20 a second each, and requests while clients keep the machine busy, for streams of 32 tokens that are sent
@@ -76,7 +80,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -99,7 +103,7 @@ func parse() (*options, error) {
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller")
 	flag.Parse()
 	var err error
 	for _, path := range []*string{&o.penstock, &o.profile} {
@@ -119,7 +123,7 @@ func parse() (*options, error) {
 		}
 	}
 	if len(o.parts) == 0 {
-		return nil, fmt.Errorf("-only %s names no part; there are gateway, plan, agent, controller and route", *only)
+		return nil, fmt.Errorf("-only %s names no part; there are gateway, plan, agent and controller", *only)
 	}
 	if *rows != "" {
 		o.rows = strings.Split(*rows, ",")

@@ -22,12 +22,13 @@ const (
 	roleEngine     = "paced-engine"
 	roleClients    = "clients"
 	roleProxy      = "reverse-proxy"
+	roleRelay      = "bare-relay"
 	roleController = "big-controller"
 	roleAgents     = "big-agents"
 )
 
 var roles = map[string]func(args []string) error{
-	roleEngine: playEngine, roleClients: playClients, roleProxy: playProxy, roleController: playController, roleAgents: playAgents,
+	roleEngine: playEngine, roleClients: playClients, roleProxy: playProxy, roleRelay: playRelay, roleController: playController, roleAgents: playAgents,
 }
 
 // profiled is the name of the copy of this program that profiles itself, into the folder in which it lies. It is also the
