@@ -50,7 +50,7 @@ const endingSlack = 40 * time.Second
 // awaitEnding waits for replicas of stopped deployments: without a controller nobody would see to their end. It gives up
 // when they should be gone and are not, since a node that does not answer may never be heard of again.
 func awaitEnding(ctx context.Context, inv *invocation, client apiv1.ControlServiceClient) error {
-	begun, told := inv.Now(), map[string]*progress{}
+	begun, told := inv.now(), map[string]*progress{}
 	for {
 		st, err := client.Status(ctx, &apiv1.StatusRequest{})
 		if err != nil {
@@ -67,7 +67,7 @@ func awaitEnding(ctx context.Context, inv *invocation, client apiv1.ControlServi
 			}
 			told[d.Name].show(d, st.At.AsTime())
 		}
-		if inv.Now().Sub(begun) > patience {
+		if inv.now().Sub(begun) > patience {
 			return stillEnding(left, patience)
 		}
 		select {
