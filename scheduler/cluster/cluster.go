@@ -74,6 +74,25 @@ type Launch struct {
 	LastLines []string  `json:"last_lines,omitempty"`
 }
 
+// NodeTime is for how long the launch's job has held its nodes between two times, summed over them. A job that nobody has
+// seen running held none.
+func (l Launch) NodeTime(from, to time.Time) time.Duration {
+	began := l.StartedAt
+	if began.IsZero() {
+		began = l.AdmittedAt
+	}
+	if began.IsZero() {
+		return 0
+	}
+	if began.Before(from) {
+		began = from
+	}
+	if l.Phase == Ended && l.EndedAt.Before(to) {
+		to = l.EndedAt
+	}
+	return max(0, to.Sub(began)) * time.Duration(max(1, l.Nodes))
+}
+
 // LaunchPhase is how far a launch has come, as far as the ledger knows. It only moves forward.
 type LaunchPhase string
 

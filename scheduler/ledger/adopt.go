@@ -198,6 +198,9 @@ func (l *Ledger) sweepIntent(term uint64) {
 // forget drops from a state that was just read what need not go into the next term.
 func (l *Ledger) forget(st *state) {
 	for _, id := range expired(st.launches, l.o.Now(), l.o.KeepEnded, l.o.KeepEndedFor) {
+		if d := st.deployments[st.launches[id].Deployment]; d != nil && d.capped() {
+			continue // prune counts it first
+		}
 		delete(st.launches, id)
 	}
 	used := map[string]bool{}

@@ -54,7 +54,8 @@ func (l *Ledger) apply(term uint64, spec jobspecs.Deployment, source string) (in
 		d.rec.Scale = nil
 	}
 	d.damaged = ""
-	d.rec.Stopped, d.rec.Removed, d.rec.RolledBackFrom, d.rec.RollbackReason = false, false, 0, ""
+	d.rec.revive(l.o.Now())
+	d.rec.Removed, d.rec.RolledBackFrom, d.rec.RollbackReason = false, 0, ""
 	d.rec.Revisions = append(d.rec.Revisions, revisionRecord{Number: next, Hash: hash, Source: source, AppliedAt: l.o.Now()})
 	d.rec.Current = next
 	d.specs[next] = spec
@@ -70,12 +71,13 @@ func (l *Ledger) apply(term uint64, spec jobspecs.Deployment, source string) (in
 
 // applyAgain is Apply of what is current.
 func (l *Ledger) applyAgain(term uint64, old *deployment) (int, bool, error) {
-	if !old.rec.Stopped && old.rec.RolledBackFrom == 0 {
+	if mortal := old.value().Spec.Lifetime != (jobspecs.Lifetime{}); !old.rec.Stopped && old.rec.RolledBackFrom == 0 && !mortal {
 		return old.rec.Current, false, l.settle(statePath(l.intentPath(term), old.rec.Name), old.rec)
 	}
 	d := old.clone()
 	started := d.rec.Stopped
-	d.rec.Stopped, d.rec.RolledBackFrom, d.rec.RollbackReason = false, 0, ""
+	d.rec.revive(l.o.Now())
+	d.rec.RolledBackFrom, d.rec.RollbackReason = 0, ""
 	return d.rec.Current, started, l.putDeployment(term, d)
 }
 
@@ -204,10 +206,25 @@ func inBounds(r jobspecs.Role, n int) error {
 // SetStopped says whether anything of a deployment should run.
 func (l *Ledger) SetStopped(name string, stopped bool) error {
 	return l.edit("stop", name, func(d *deployment) error {
-		if d.rec.Stopped == stopped {
+		switch {
+		case d.rec.Stopped == stopped:
+			return errNoChange
+		case !stopped:
+			d.rec.revive(l.o.Now())
+		default:
+			d.rec.Stopped, d.rec.StopReason = true, ""
+		}
+		return nil
+	})
+}
+
+// Retire stops a deployment whose lifetime is over. The reason is kept until it is started again.
+func (l *Ledger) Retire(name, reason string) error {
+	return l.edit("retire", name, func(d *deployment) error {
+		if d.rec.Stopped {
 			return errNoChange
 		}
-		d.rec.Stopped = stopped
+		d.rec.Stopped, d.rec.StopReason = true, reason
 		return nil
 	})
 }

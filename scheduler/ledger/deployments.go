@@ -30,6 +30,11 @@ type Deployment struct {
 	RollbackReason string
 	AppliedAt      time.Time // of the current revision
 	UpdatedAt      time.Time // of anything
+	// Since is when its present lifetime began: when it was last applied or started. StopReason says why Retire stopped it;
+	// empty = it did not. GPUTime is what launches that are forgotten have held of GPUs since then, at least.
+	Since      time.Time
+	StopReason string
+	GPUTime    time.Duration
 	// Damaged says that its files cannot be read: what is wanted is unknown, so nothing of it may be started or
 	// stopped. Only Name is set then. Applying its file again repairs it.
 	Damaged string
@@ -103,9 +108,13 @@ func (d *deployment) value() Deployment {
 		Name: d.rec.Name, Spec: d.specs[d.rec.Current], Revision: d.rec.Current, Previous: d.previous(),
 		Scale: scale, Stopped: d.rec.Stopped,
 		RolledBackFrom: d.rec.RolledBackFrom, RollbackReason: d.rec.RollbackReason, UpdatedAt: d.rec.UpdatedAt,
+		Since: d.rec.Since, StopReason: d.rec.StopReason, GPUTime: d.rec.GPUTime,
 	}
 	if r := d.revision(d.rec.Current); r != nil {
 		v.Hash, v.Source, v.AppliedAt = r.Hash, r.Source, r.AppliedAt
+		if v.Since.IsZero() { // written by a release that knew no lifetimes
+			v.Since = r.AppliedAt
+		}
 	}
 	return v
 }

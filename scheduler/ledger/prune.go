@@ -44,6 +44,9 @@ func (l *Ledger) prune() error {
 			return fmt.Errorf("forget ended launches: %w", err)
 		}
 	}
+	if err := l.chargeGPUTime(term, ids); err != nil {
+		return fmt.Errorf("forget ended launches: %w", err)
+	}
 	for _, id := range ids {
 		if err := l.o.FS.Remove(launchPath(l.intentPath(term), id)); err != nil {
 			return fmt.Errorf("forget launch %s: %w", id, err)
@@ -54,4 +57,35 @@ func (l *Ledger) prune() error {
 		l.mu.Unlock()
 	}
 	return nil
+}
+
+// chargeGPUTime adds the GPU time of launches that are about to be forgotten to deployments that have a cap on it. After a
+// crash in between they may be counted twice: a cap ends a deployment a little early rather than late.
+func (l *Ledger) chargeGPUTime(term uint64, ids []cluster.LaunchID) error {
+	held := map[string]time.Duration{}
+	for _, id := range ids {
+		x, ok := l.Launch(id)
+		d := l.deployment(x.Deployment)
+		if !ok || d == nil || !d.capped() {
+			continue
+		}
+		cards := d.specs[x.Revision].Roles[x.Role].GPUs.Count
+		held[x.Deployment] += x.NodeTime(d.rec.Since, x.EndedAt) * time.Duration(cards)
+	}
+	for name, t := range held {
+		if t == 0 {
+			continue
+		}
+		d := l.deployment(name).clone()
+		d.rec.GPUTime += t
+		if err := l.putDeployment(term, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// capped: the deployment is to end after so many GPU hours.
+func (d *deployment) capped() bool {
+	return d.damaged == "" && d.specs[d.rec.Current].Lifetime.GPUHours > 0
 }

@@ -32,6 +32,16 @@ type deploymentRecord struct {
 	RolledBackFrom int                       `json:"rolled_back_from,omitempty"`
 	RollbackReason string                    `json:"rollback_reason,omitempty"`
 	UpdatedAt      time.Time                 `json:"updated_at"`
+
+	// Of the present lifetime: when it began, why it was ended, and the GPU time of its launches that are forgotten.
+	Since      time.Time     `json:"since,omitzero"`
+	StopReason string        `json:"stop_reason,omitempty"`
+	GPUTime    time.Duration `json:"gpu_time,omitempty"`
+}
+
+// revive begins a new lifetime.
+func (r *deploymentRecord) revive(now time.Time) {
+	r.Stopped, r.Since, r.StopReason, r.GPUTime = false, now, "", 0
 }
 
 // check refuses what this package never writes.

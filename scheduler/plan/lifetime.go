@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/jobspecs"
-	"github.com/penstock/penstock/scheduler/cluster"
 )
 
 // retire stops a deployment whose lifetime is over, as `penstock stop` does, and says why. Applying its file, or starting
@@ -45,29 +44,10 @@ func (p *planner) gpuTime(d *deployment, roles []*role) time.Duration {
 	for _, r := range roles {
 		for _, l := range r.launches() {
 			spec, _ := d.spec(l.Revision)
-			sum += GPUTime(*l, spec, d.Since, p.now)
+			sum += l.NodeTime(d.Since, p.now) * time.Duration(spec.Roles[l.Role].GPUs.Count)
 		}
 	}
 	return sum
-}
-
-// GPUTime is for how long a launch has held GPUs between two times, summed over the cards. What has never started held none.
-func GPUTime(l cluster.Launch, spec jobspecs.Deployment, from, to time.Time) time.Duration {
-	began, ended := l.StartedAt, to
-	if began.IsZero() {
-		began = l.AdmittedAt
-	}
-	if began.IsZero() {
-		return 0
-	}
-	if began.Before(from) {
-		began = from
-	}
-	if l.Phase == cluster.Ended && l.EndedAt.Before(to) {
-		ended = l.EndedAt
-	}
-	cards := spec.Roles[l.Role].GPUs.Count * max(1, l.Nodes)
-	return max(0, ended.Sub(began)) * time.Duration(cards)
 }
 
 // idle is for how long no request has come to a deployment that could have answered one.

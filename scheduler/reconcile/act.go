@@ -19,7 +19,7 @@ import (
 )
 
 // order is the order in which actions are carried out: what makes room before what needs it.
-var order = []plan.Verb{plan.Rollback, plan.End, plan.Found, plan.Drain, plan.Cancel, plan.Stop, plan.SetCount, plan.Start}
+var order = []plan.Verb{plan.Rollback, plan.Retire, plan.End, plan.Found, plan.Drain, plan.Cancel, plan.Stop, plan.SetCount, plan.Start}
 
 // act carries a plan out. What only touches the ledger is done at once; calls to clusters are begun, as many at a time as
 // each cluster's slots allow. failed is what has gone wrong in this cycle before. more means that not everything was
@@ -53,6 +53,8 @@ func (l *Loop) actOne(ctx context.Context, a plan.Action, now time.Time) (begun 
 	switch a.Verb {
 	case plan.Rollback:
 		return true, l.rollBack(a)
+	case plan.Retire:
+		return true, l.retire(a)
 	case plan.End:
 		return true, l.end(a, now)
 	case plan.Found:
@@ -96,6 +98,14 @@ func (l *Loop) rollBack(a plan.Action) error {
 	return err
 }
 
+func (l *Loop) retire(a plan.Action) error {
+	err := l.o.Ledger.Retire(a.Deployment, a.Reason)
+	if err == nil {
+		l.event("retired", a, a.Reason)
+	}
+	return err
+}
+
 // maxLines bounds the engine's last lines that a launch keeps.
 const maxLines = 20
 
@@ -106,6 +116,7 @@ func (l *Loop) end(a plan.Action, now time.Time) error {
 			return nil
 		}
 		x.Phase, x.EndedAt, x.EndReason, x.Failed = cluster.Ended, now, a.Reason, a.Failed
+		x.Cause, x.Blamed = a.Ended, a.Blamed
 		x.LastLines = a.LastLines[max(0, len(a.LastLines)-maxLines):]
 		over = *x
 		return nil
@@ -166,14 +177,14 @@ func (l *Loop) drain(a plan.Action, now time.Time) (begun bool, err error) {
 			return nil
 		}
 		first = true
-		x.Phase, x.DrainBy, x.DrainReason = cluster.Draining, a.By, a.Reason
+		x.Phase, x.DrainBy, x.DrainReason, x.DrainAt, x.Left = cluster.Draining, a.By, a.Reason, now, a.Left
 		return nil
 	})
 	if err != nil {
 		return false, err
 	}
 	if first {
-		l.event("drain", a, a.Reason)
+		l.event(l.drainKind(a), a, a.Reason)
 	}
 	l.watch.ordered[a.Launch] = now
 	_ = l.o.Commander.Send(string(a.Launch), &apiv1.Command{ // one that is not connected is told by a later plan, or stopped
@@ -181,6 +192,16 @@ func (l *Loop) drain(a plan.Action, now time.Time) (begun bool, err error) {
 		Verb: &apiv1.Command_Drain{Drain: &apiv1.Drain{Deadline: durationpb.New(max(0, a.By.Sub(now))), Reason: a.Reason}},
 	})
 	return true, nil
+}
+
+// drainKind is the kind of event that a drain is, and counts handovers.
+func (l *Loop) drainKind(a plan.Action) string {
+	switch a.Cause {
+	case plan.HandedOver, plan.Late:
+		l.metrics.handovers.WithLabelValues(string(a.Cause)).Inc()
+		return "handover"
+	}
+	return "drain"
 }
 
 // slot takes one of the cluster's slots, if one is free.

@@ -180,7 +180,7 @@ func TestMetricsAreNamed(t *testing.T) {
 				t.Errorf("waits: %v", f)
 			}
 		}
-		want := []string{"actions_total", "cluster_call_seconds", "cycle_seconds", "launches", "probes_total", "waits"}
+		want := []string{"actions_total", "cluster_call_seconds", "cycle_seconds", "handover_gap_seconds", "handovers_total", "launches", "probes_total", "waits"}
 		if !slices.Equal(names, want) {
 			t.Errorf("%v, want %v", names, want)
 		}

@@ -22,11 +22,17 @@ func (l *Loop) cycle(ctx context.Context, now time.Time) (more bool, err error) 
 	} else if err != nil {
 		failed["note which replicas became ready"] = err.Error()
 	}
+	if err := l.noteJobs(seen); errors.Is(err, ledger.ErrTermLost) {
+		return false, err
+	} else if err != nil {
+		failed["note what the clusters say of jobs"] = err.Error()
+	}
 	l.settle(seen.Launches, seen.Fleet, now)
-	actions := plan.Plan(wanted, seen, now)
+	result := plan.Look(wanted, seen, now)
+	actions := result.Actions
 	l.tellWaits(actions, now)
 	l.mu.Lock()
-	l.last = actions
+	l.last = result
 	l.mu.Unlock()
 	l.metrics.planned(began, seen.Launches, actions)
 	l.probe(ctx, wanted, seen, now)

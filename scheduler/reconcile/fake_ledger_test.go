@@ -46,7 +46,7 @@ func (m *memLedger) apply(spec jobspecs.Deployment) {
 	n := len(m.revisions[spec.Name]) + 1
 	m.revisions[spec.Name][n] = spec
 	d := m.deployments[spec.Name]
-	m.deployments[spec.Name] = ledger.Deployment{Name: spec.Name, Spec: spec, Revision: n, Previous: m.previous(spec.Name, n), Scale: d.Scale}
+	m.deployments[spec.Name] = ledger.Deployment{Name: spec.Name, Spec: spec, Revision: n, Previous: m.previous(spec.Name, n), Scale: d.Scale, Since: time.Now()}
 }
 
 func (m *memLedger) previous(name string, current int) int {
@@ -146,6 +146,11 @@ func (m *memLedger) Rollback(name string, bad, good int, _ string) error {
 	m.failedRevs[name][bad] = true
 	d.Spec, d.Revision, d.Previous, d.RolledBackFrom = m.revisions[name][good], good, m.previous(name, good), bad
 	m.deployments[name] = d
+	return nil
+}
+
+func (m *memLedger) Retire(name, reason string) error {
+	m.change(name, func(d *ledger.Deployment) { d.Stopped, d.StopReason = true, reason })
 	return nil
 }
 

@@ -104,7 +104,13 @@ func (l *Loop) wanted(deployments []ledger.Deployment, launches []cluster.Launch
 		w := plan.Deployment{
 			Name: d.Name, Damaged: d.Damaged, Spec: d.Spec, Revision: d.Revision, Previous: d.Previous,
 			Proven: l.proven[provenRevision{d.Name, d.Revision}], Scale: d.Scale, Stopped: d.Stopped,
+			Since: d.Since, GPUTime: d.GPUTime,
 			Revisions: map[int]jobspecs.Deployment{},
+		}
+		if l.o.AskedAt != nil {
+			w.AskedAt = l.o.AskedAt(d.Name)
+		} else {
+			w.Spec.Lifetime.Idle = 0
 		}
 		need := revisions[d.Name]
 		if need == nil {

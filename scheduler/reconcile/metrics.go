@@ -19,6 +19,9 @@ type metrics struct {
 	launches *prometheus.GaugeVec     // phase
 	calls    *prometheus.HistogramVec // cluster, call, result
 	probes   *prometheus.CounterVec   // result
+
+	handovers *prometheus.CounterVec // result
+	gaps      prometheus.Histogram
 }
 
 func newMetrics(r prometheus.Registerer) (metrics, error) {
@@ -44,12 +47,24 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Subsystem: sub, Name: "probes_total", Help: "Probes of replicas, by result (ok, failed).",
 		}, []string{"result"}),
+		handovers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Subsystem: sub, Name: "handovers_total",
+			Help: "Replicas that left since their job was about to end, by result (handed-over: a successor served; late: none did).",
+		}, []string{"result"}),
+		gaps: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: ns, Subsystem: sub, Name: "handover_gap_seconds",
+			Help:    "Time between a replica's leaving and its successor's readiness; 0 where the successor was ready first.",
+			Buckets: append([]float64{0}, prometheus.ExponentialBuckets(1, 4, 8)...),
+		}),
+	}
+	for _, result := range []plan.Cause{plan.HandedOver, plan.Late} {
+		m.handovers.WithLabelValues(string(result))
 	}
 	if r == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.cycles, m.actions, m.waits, m.launches, m.calls, m.probes} {
+	for _, c := range []prometheus.Collector{m.cycles, m.actions, m.waits, m.launches, m.calls, m.probes, m.handovers, m.gaps} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

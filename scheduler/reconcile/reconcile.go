@@ -39,6 +39,7 @@ type store interface {
 	PutLaunch(cluster.Launch) error
 	UpdateLaunch(cluster.LaunchID, func(*cluster.Launch) error) error
 	Rollback(name string, bad, good int, reason string) error
+	Retire(name, reason string) error
 	CheckTerm() error
 	Term() uint64
 	AppendEvent(*apiv1.Event)
@@ -69,6 +70,9 @@ type Options struct {
 	LogDir         func(cluster.Launch) string
 	Commander      Commander
 	Prober         Prober
+	// AskedAt is when the last request for a deployment came that this controller has heard of; zero = it has heard of none.
+	// Nil = it hears of none, and no deployment is taken for idle.
+	AskedAt func(deployment string) time.Time
 
 	Interval  time.Duration                          // between plans when nothing happens; default 1s
 	PollEvery map[jobspecs.ClusterKind]time.Duration // default 1s for local, 10s for others
@@ -134,7 +138,7 @@ type Loop struct {
 	watch   watch // of the deciding goroutine alone
 
 	mu      sync.Mutex
-	last    []plan.Action
+	last    plan.Result
 	missing map[cluster.LaunchID]plan.Missing
 	counted map[jobspecs.ClusterKind]int // answers of a cluster that missing has taken in
 	proven  map[provenRevision]bool
@@ -240,7 +244,21 @@ func (l *Loop) decide(ctx context.Context) error {
 func (l *Loop) Last() []plan.Action {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.last
+	return l.last.Actions
+}
+
+// Handovers returns what is expected of the replicas whose jobs have an end, as of the last plan. It must not be changed.
+func (l *Loop) Handovers() []plan.Handover {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last.Handovers
+}
+
+// Excluded returns the nodes that get no launches for a while, as of the last plan. It must not be changed.
+func (l *Loop) Excluded() []plan.Excluded {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last.Excluded
 }
 
 // Waits returns what the last plan waits for, as the gateways' view needs it.

@@ -50,6 +50,7 @@ type waitOf struct {
 	role       jobspecs.RoleKind
 	launch     cluster.LaunchID
 	cause      plan.Cause
+	node       string
 }
 
 func newWatch() watch {
@@ -88,6 +89,7 @@ func (l *Loop) observe(launches []cluster.Launch, s fleet.Snapshot, now time.Tim
 		}
 		seen[x.ID] = l.compare(x, r, was)
 		if r.Ready && x.ReadyAt.IsZero() {
+			l.tookOver(x, launches, now)
 			errs = append(errs, l.o.Ledger.UpdateLaunch(x.ID, func(x *cluster.Launch) error {
 				if x.ReadyAt.IsZero() {
 					x.ReadyAt = now
@@ -142,7 +144,7 @@ func (l *Loop) tellWaits(actions []plan.Action, now time.Time) {
 		if a.Verb != plan.Wait || silentCauses[a.Cause] || a.Cause == plan.LookUp && a.Count == 0 || a.Cause == plan.NoAnswer && l.unasked(a.Cluster) {
 			continue
 		}
-		key := waitOf{a.Cluster, a.Deployment, a.Role, a.Launch, a.Cause}
+		key := waitOf{a.Cluster, a.Deployment, a.Role, a.Launch, a.Cause, a.Node}
 		w, before := l.watch.waits[key]
 		if !before {
 			w.since = now
