@@ -74,7 +74,7 @@ func newController(ctx context.Context, inv *invocation, o serveOptions) (c *con
 	if err := c.openState(ctx); err != nil {
 		return c, err
 	}
-	if err := c.openClusters(); err != nil {
+	if err := c.openClusters(ctx); err != nil {
 		return c, err
 	}
 	if err := c.listen(o); err != nil {
@@ -149,7 +149,7 @@ func (c *controller) issueOwn(host string, now time.Time) error {
 const ownTTL = 30 * 24 * time.Hour
 
 // openClusters makes an adapter for each cluster that this host can use.
-func (c *controller) openClusters() error {
+func (c *controller) openClusters(ctx context.Context) error {
 	if err := c.inv.secureRuntimeDir(); err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (c *controller) openClusters() error {
 		return err
 	}
 	c.clusters = map[jobspecs.ClusterKind]cluster.Cluster{jobspecs.LocalCluster: lc}
-	return nil
+	return c.openSlurm(ctx)
 }
 
 // localNodes are the nodes that the configuration and the deployments declare.
@@ -185,11 +185,15 @@ func (c *controller) localNodes(declared []jobspecs.LocalNode) []jobspecs.LocalN
 
 // listen opens all listeners, so that a taken port is told before anything has begun.
 func (c *controller) listen(o serveOptions) (err error) {
-	if c.agents, err = net.Listen("tcp", c.inv.set.get("controller.listen")); err != nil {
+	if c.agents, err = net.Listen("tcp", c.agentsAddress()); err != nil {
 		return fmt.Errorf("listen for agents: %w; choose another address with --listen", err)
 	}
 	c.defer_(closing(c.agents))
-	c.endpoint.URL = "https://" + reachable(c.agents.Addr(), c.endpoint.Hostname)
+	name, err := c.advertised()
+	if err != nil {
+		return err
+	}
+	c.endpoint.URL = "https://" + reachable(c.agents.Addr(), name)
 	dir, err := identity.SocketDir(c.runtime, "control")
 	if err != nil {
 		return err
@@ -237,12 +241,16 @@ func (c *controller) wire(o serveOptions) (err error) {
 
 // notices are what was found at the start and stays worth knowing.
 func (c *controller) notices() []string {
+	var notices []string
+	if warning := c.sharedOrWarn(); warning != "" {
+		notices = append(notices, warning)
+	}
 	warning := c.clients.warning()
 	if warning == "" {
-		return nil
+		return notices
 	}
 	c.log.Warn().Str("lost", c.clients.lost).Str("url", c.clients.url).Msg("another process has taken the port where the gateway was before")
-	return []string{warning}
+	return append(notices, warning)
 }
 
 // view is what gateways are told now.

@@ -24,7 +24,7 @@ func (c *controller) writeJoinFile(l cluster.Launch) (string, error) {
 	}
 	return path, identity.WriteJoinFile(path, identity.JoinFile{
 		Launch: string(l.ID), Token: c.tokens.Mint(string(l.ID), time.Now().Add(joinTTL)),
-		EndpointFile: filepath.Join(c.state, endpointFile), Controllers: []string{c.endpoint.URL},
+		EndpointFile: filepath.Join(c.state, endpointFile), Controllers: c.controllerURLs(l.Cluster),
 		CAPEM: string(c.ca.PEM()), Installation: c.ca.Installation(),
 	})
 }

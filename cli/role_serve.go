@@ -25,8 +25,9 @@ func serveCommand(std IO) *cli.Command {
 		Name: "serve", Usage: "run the controller, with a gateway",
 		Description: "Ends on ctrl-c or SIGTERM; deployments go on serving and are found again at the next start.\n" +
 			"A service manager that runs it must leave its children alone (systemd: KillMode=process).\n" +
-			"On a cluster whose nodes are other machines, --listen needs an address that they can dial.",
-		Flags: append(roleFlags("controller.listen", "gateway.listen", "gateway.advertise", "local.nodes"),
+			"Where this host belongs to a Slurm cluster, deployments with cluster: slurm become its jobs, whose agents dial back to\n" +
+			"--advertise (default: this host's name) or to an address of this host.",
+		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "gateway.listen", "gateway.advertise", "local.nodes"),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
 			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
 			&cli.BoolFlag{Name: "no-gateway", Usage: "no gateway in this process"},

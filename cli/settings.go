@@ -38,9 +38,11 @@ var settings = []setting{
 	{Key: "log.format", Flag: "log-format", Usage: "auto, console or json", Default: fixed("auto")},
 	{Key: "json", Flag: "json", Usage: "print data and errors as JSON", Default: fixed("false"), Bool: true},
 	{Key: "noColor", Flag: "no-color", Usage: "never colour output", Default: fixed("false"), Bool: true},
-	{Key: "controller.listen", Flag: "listen", Usage: "host:port for agents and gateways (mTLS)", Default: fixed("127.0.0.1:0")},
+	{Key: "controller.listen", Flag: "listen", Usage: "host:port for agents and gateways (mTLS); auto: every interface with Slurm, else loopback", Default: fixed("auto")},
+	{Key: "controller.advertise", Flag: "advertise", Usage: "host name or address under which nodes reach the controller", Default: fixed("")},
 	{Key: "gateway.listen", Flag: "gateway-listen", Usage: "host:port for clients; beyond loopback TLS is on", Default: fixed("127.0.0.1:0")},
 	{Key: "gateway.advertise", Flag: "gateway-advertise", Usage: "host name under which clients reach the gateway", Default: fixed("")},
+	{Key: "slurm.use", Flag: "slurm", Usage: "auto (where this host belongs to a cluster), on or off", Default: fixed("auto")},
 	{Key: "local.nodes", Flag: "local-nodes", Usage: "logical nodes of this machine: NAME:GPUS,NAME:GPUS", Default: fixed("")},
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/ledger"
 )
@@ -26,7 +27,7 @@ func stopWithout(ctx context.Context, inv *invocation, o stopOptions, cause erro
 	if err := c.openState(ctx); err != nil {
 		return errors.Join(cause, err)
 	}
-	if err := c.openClusters(); err != nil {
+	if err := c.openClusters(ctx); err != nil {
 		return err
 	}
 	inv.say("no controller answers; ending the jobs directly")
@@ -83,7 +84,13 @@ func oneDeployment(all []ledger.Deployment, word string) (string, error) {
 	return "", usageError("deployment %q is ambiguous: it could be %s or %s", word, found[0], found[1])
 }
 
-const jobsPoll = 200 * time.Millisecond
+// jobsPoll is how often a cluster is asked for its jobs while their end is waited for; Slurm is shared with many.
+func (c *controller) jobsPoll() time.Duration {
+	if _, slow := c.clusters[jobspecs.SlurmCluster]; slow {
+		return 5 * time.Second
+	}
+	return 200 * time.Millisecond
+}
 
 // endJobs asks the clusters to end every job of the deployments and, with --wait, stays until they have ended.
 func (c *controller) endJobs(ctx context.Context, names []string, o stopOptions) error {
@@ -111,7 +118,7 @@ func (c *controller) endJobs(ctx context.Context, names []string, o stopOptions)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d jobs are still ending: %w", live, ctx.Err())
-		case <-time.After(jobsPoll):
+		case <-time.After(c.jobsPoll()):
 		}
 	}
 }

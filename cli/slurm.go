@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/slurm"
+)
+
+// openSlurm makes the adapter for Slurm where there is one: with --slurm on, always; with auto, where this host belongs to a
+// cluster.
+func (c *controller) openSlurm(ctx context.Context) error {
+	switch mode := c.inv.set.get("slurm.use"); mode {
+	case "off":
+		return nil
+	case "auto", "on":
+		if err := slurm.Present(ctx, c.inv.Environ); err != nil {
+			if mode == "on" {
+				return &exitError{code: ExitError, err: err, hint: "`penstock doctor` looks for the reason"}
+			}
+			return nil
+		}
+	default:
+		return usageError("--slurm %s: use auto, on or off", mode)
+	}
+	adapter, err := slurm.New(slurm.Options{
+		Installation: c.ca.Installation(), LogRoot: filepath.Join(c.state, "logs"), Penstock: c.inv.Self, Environ: c.inv.Environ,
+		Log: c.log, Registerer: c.registry,
+	})
+	if err != nil {
+		return err
+	}
+	c.clusters[jobspecs.SlurmCluster] = adapter
+	return nil
+}
+
+// agentsAddress is where the controller listens for agents: for those of this machine on loopback, for those of other
+// machines on every interface. Only who shows a certificate of ours, or a launch's token, gets beyond the handshake.
+func (c *controller) agentsAddress() string {
+	address := c.inv.set.get("controller.listen")
+	switch _, others := c.clusters[jobspecs.SlurmCluster]; {
+	case address != "auto":
+		return address
+	case others:
+		return ":0"
+	}
+	return "127.0.0.1:0"
+}
+
+// mostAddresses bounds how many addresses an agent may have to try.
+const mostAddresses = 8
+
+// controllerURLs are where agents may find the controller, the likeliest first: a login node has several addresses, and
+// only a site knows which of them its nodes can dial.
+func (c *controller) controllerURLs(l jobspecs.ClusterKind) []string {
+	urls := []string{c.endpoint.URL}
+	tcp, ok := c.agents.Addr().(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return urls
+	}
+	at := func(host string) string { return "https://" + net.JoinHostPort(host, strconv.Itoa(tcp.Port)) }
+	if l == jobspecs.LocalCluster {
+		return append(urls, at("127.0.0.1"))
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return urls
+	}
+	for _, a := range addresses {
+		ip, ok := a.(*net.IPNet)
+		if ok && ip.IP.IsGlobalUnicast() && len(urls) < mostAddresses && !slices.Contains(urls, at(ip.IP.String())) {
+			urls = append(urls, at(ip.IP.String()))
+		}
+	}
+	return urls
+}
+
+// advertised is the name under which this host is reached by nodes.
+func (c *controller) advertised() (string, error) {
+	name := orDefault(c.inv.set.get("controller.advertise"), c.endpoint.Hostname)
+	if strings.ContainsAny(name, "/:@ ") && net.ParseIP(name) == nil {
+		return "", usageError("--advertise %q is no host name", name)
+	}
+	return name, nil
+}
+
+// sharedOrWarn says what makes a state folder useless for jobs on other machines.
+func (c *controller) sharedOrWarn() (warning string) {
+	if _, others := c.clusters[jobspecs.SlurmCluster]; !others {
+		return ""
+	}
+	kind, node := localFilesystem(c.state)
+	if !node {
+		return ""
+	}
+	return fmt.Sprintf("the state folder %s is on %s, which other machines do not see: jobs of Slurm will not find their join files; "+
+		"choose a folder on a shared filesystem with --state-dir", c.state, kind)
+}
