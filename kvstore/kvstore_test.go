@@ -77,6 +77,16 @@ func TestBlockLife(t *testing.T) {
 	}
 }
 
+func TestUncheckedBlock(t *testing.T) {
+	right, wrong := []byte("abc"), []byte("abd")
+	if err := NewBlock(right, nil).SealUnchecked(Checksum([]byte("abc"))).Check(); err != nil {
+		t.Error(err)
+	}
+	if err := NewBlock(wrong, nil).SealUnchecked(Checksum([]byte("abc"))).Check(); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("wrong bytes: %v", err)
+	}
+}
+
 type ownerFunc func()
 
 func (f ownerFunc) Free(*Block, []byte) { f() }

@@ -122,6 +122,7 @@ type Move struct {
 type Moves func(Move)
 
 // Overflow takes what a store is about to forget to make room, while it can still be read: all parts of a group, one call
-// each. The block is lent: who keeps it beyond the call retains it, and its memory is not free until then. It must be quick
-// and must not call the store back. What it does not take is forgotten.
+// each. The block is lent: who keeps it beyond the call retains it, and its memory is not free until then. Its checksum may
+// not have been checked since it was stored (Block.Check). The call must be quick and must not call the store back. What it
+// does not take is forgotten.
 type Overflow func(k Key, b *Block, h Hint)

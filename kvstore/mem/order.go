@@ -10,63 +10,49 @@ import (
 // evictFirst forgets the group that goes first, all its parts, and offers them to the overflow; false: there is none that
 // is not spared.
 func (s *Store) evictFirst(spare func(tag uint64) bool) bool {
-	gone, overflow, ok := s.takeVictim(spare)
-	for _, e := range gone {
-		if err := e.block.SealAs(e.sum); err == nil {
-			overflow(e.key, e.block, e.hint)
-		} else {
-			s.countCorrupt(e.key)
-		}
-		e.block.Release()
-	}
-	return ok
-}
-
-func (s *Store) countCorrupt(k kvstore.Key) {
-	sh := s.shardOf(idOf(k.Group()))
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	sh.corrupt++
-}
-
-// evicted is a block on its way out.
-type evicted struct {
-	key   kvstore.Key
-	block *kvstore.Block // not sealed yet
-	sum   uint32
-	hint  kvstore.Hint
-}
-
-// takeVictim takes a group out of the index. Its blocks come with a reference each where there is an overflow that may
-// want them.
-func (s *Store) takeVictim(spare func(tag uint64) bool) ([]evicted, kvstore.Overflow, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tellAll()
 	item, ok := s.order.Victim(spare)
 	if !ok {
-		return nil, nil, false
+		return false
 	}
 	hint := s.hintOf(item)
 	sh, row := s.rowOf(item.Tag)
+	gone := s.offer(sh, row, hint)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	name := sh.group(row)
-	var gone []evicted
-	for part := sh.groups.at(row).first; part != none; part = sh.groups.at(row).first {
-		number := sh.parts.at(part).number
-		k := kvstore.Key{Space: name.Space, Name: name.Name, Part: number}
+	for _, k := range gone {
 		s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Host})
-		was := sh.unlink(row, part)
-		sh.evicted++
-		if s.overflow != nil {
-			s.refer(was.slot, oneBlock)
-			gone = append(gone, evicted{k, s.wrap(was.slot, int(was.size)), was.sum, hint})
-		}
+		was := sh.unlink(row, sh.part(row, k.Part))
 		s.unrefer(was.slot, oneKey)
+		sh.evicted++
 	}
 	sh.drop(row)
-	return gone, s.overflow, true
+	return true
+}
+
+// offer gives a group's blocks to the overflow, where there is one, and returns their keys. The order is locked, so that
+// the group stays as it is; readers go on.
+func (s *Store) offer(sh *shard, row uint32, hint kvstore.Hint) (keys []kvstore.Key) {
+	sh.mu.Lock()
+	name := sh.group(row)
+	var parts []stored
+	for i := sh.groups.at(row).first; i != none; i = sh.parts.at(i).next {
+		parts = append(parts, *sh.parts.at(i))
+	}
+	sh.mu.Unlock()
+	for _, p := range parts {
+		k := kvstore.Key{Space: name.Space, Name: name.Name, Part: p.number}
+		keys = append(keys, k)
+		if s.overflow != nil {
+			s.refer(p.slot, oneBlock)
+			b := s.wrap(p.slot, int(p.size)).SealUnchecked(p.sum)
+			s.overflow(k, b, hint)
+			b.Release()
+		}
+	}
+	return keys
 }
 
 // tellAll gives all notes of reads to the order, which is locked.
