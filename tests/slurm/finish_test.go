@@ -11,15 +11,18 @@ import (
 )
 
 // finish ends the traffic and the deployment in good order, looks at what is left on all nodes, and makes the row.
-func (w *world) finish(number int, fault string) row {
+func (w *world) finish(number int, fault, remark string) row {
 	w.t.Helper()
 	w.note("finish")
-	r := row{number: number, fault: fault}
+	r := row{number: number, fault: fault, remark: remark}
 	w.tr.End()
 	r.downtime = w.tr.Downtime()
 	r.count(w.tr)
 	w.checkUsage(&r)
 	w.must("stop", "--all", "--wait", "--timeout", "90s")
+	for _, stop := range w.gateways {
+		stop()
+	}
 	w.must("serve", "--stop")
 	w.checkLeft(&r)
 	w.checkLogs()

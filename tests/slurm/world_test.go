@@ -27,6 +27,8 @@ type world struct {
 	client  *installation.Client
 	prompts *traffic.Catalog
 	tr      *traffic.Traffic
+
+	gateways []func() // end gateways that are processes of their own
 }
 
 // patience bounds each test.
@@ -100,6 +102,12 @@ slurm: {partition: %s, time: %s}
 %s
 `, traffic.Model, partition, walltime, strings.Join(more, "\n"))
 }
+
+// apart makes each replica need all GPUs of a node, so that no two are on one.
+func apart(file string) string { return strings.Replace(file, "gpus: 1", "gpus: 8", 1) }
+
+// seconds writes what was measured.
+func seconds(what string, d time.Duration) string { return fmt.Sprintf("%s %.0f s", what, d.Seconds()) }
 
 // asAlice runs a command of Slurm or the system as Alice, where she is.
 func (w *world) asAlice(argv ...string) string {
@@ -185,6 +193,13 @@ func (w *world) until(what string, ok func(installation.Status) bool) installati
 	w.no(err)
 	w.note("%s", what)
 	return st
+}
+
+// untilTrue waits for something else.
+func (w *world) untilTrue(what string, ok func() bool) {
+	w.t.Helper()
+	w.no(w.bed.Until(w.ctx, what, func() (bool, error) { return ok(), nil }))
+	w.note("%s", what)
 }
 
 // note puts a line with the time into the test's log.

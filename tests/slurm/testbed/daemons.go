@@ -42,6 +42,22 @@ func (b *Bed) KillSlurmctld() error { return b.Login().killDaemon("slurmctld", s
 // StopSlurmctld ends slurmctld as an administrator does.
 func (b *Bed) StopSlurmctld() error { return b.Login().killDaemon("slurmctld", syscall.SIGTERM) }
 
+// SavedSince says whether slurmctld has written down its jobs since then. What it acknowledges later is lost when it is killed.
+func (b *Bed) SavedSince(then time.Time) bool {
+	info, err := os.Stat(b.path("state", "job_state"))
+	return err == nil && info.ModTime().After(then)
+}
+
+// SignalSlurmctld sends slurmctld a signal, such as SIGSTOP, after which it takes questions and never answers.
+func (b *Bed) SignalSlurmctld(sig syscall.Signal) error {
+	for _, pid := range b.Login().daemons("slurmctld") {
+		if err := syscall.Kill(pid, sig); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // StartSlurmd starts the slurmd of a compute node and returns once it listens.
 func (m *Machine) StartSlurmd(ctx context.Context) error {
 	if _, err := m.Run(ctx, Root, "slurmd", "-f", m.bed.path("etc/slurm.conf"), "-N", m.Name); err != nil {
@@ -61,13 +77,11 @@ func (m *Machine) KillSlurmd() error { return m.killDaemon("slurmd", syscall.SIG
 
 // killDaemon signals all processes of a name on the machine and waits until they are gone.
 func (m *Machine) killDaemon(name string, sig syscall.Signal) error {
-	found := false
-	for _, pid := range m.Processes() {
-		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if strings.TrimSpace(string(comm)) != name {
-			continue
-		}
-		found = true
+	pids := m.daemons(name)
+	if len(pids) == 0 {
+		return fmt.Errorf("no %s runs on %s", name, m.Name)
+	}
+	for _, pid := range pids {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
 		}
@@ -77,10 +91,18 @@ func (m *Machine) killDaemon(name string, sig syscall.Signal) error {
 			}
 		}
 	}
-	if !found {
-		return fmt.Errorf("no %s runs on %s", name, m.Name)
-	}
 	return nil
+}
+
+// daemons lists the processes of a name on the machine.
+func (m *Machine) daemons(name string) (pids []int) {
+	for _, pid := range m.Processes() {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if strings.TrimSpace(string(comm)) == name {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // RESTAddr is where slurmrestd listens with JSON web tokens, on the login node.

@@ -201,10 +201,11 @@ func allProcesses() (pids []int) {
 	return pids
 }
 
-// alive is false for zombies too.
+// alive is false for zombies too, but not for a process whose first thread has ended and whose others go on.
 func alive(pid int) bool {
 	state, _ := stat(pid)
-	return state != "" && state != "Z"
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return state != "" && (state != "Z" || len(threads) > 1)
 }
 
 // startOf is when a process was started, in clock ticks since boot; "" = there is none.

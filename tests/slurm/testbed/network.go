@@ -28,6 +28,8 @@ func (m *Machine) plugIn(ctx context.Context) error {
 	if m == login {
 		return m.netCommand(ctx, "link add br0 type bridge\naddr add 10.77.0.1/24 dev br0\nlink set br0 up\n", "ip", "-batch", "-")
 	}
+	// The old cable goes with the namespace of a machine that was killed, which the kernel removes when it likes.
+	_ = login.netCommand(ctx, "", "ip", "link", "del", fmt.Sprintf("v%d", m.n))
 	cable := fmt.Sprintf("link add v%d type veth peer name eth0 netns %d\nlink set v%d master br0\nlink set v%d up\n", m.n, m.pid, m.n, m.n)
 	if err := login.netCommand(ctx, cable, "ip", "-batch", "-"); err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 )
 
 // ForTest builds a bed that ends with the test, and first removes beds whose tests have crashed. A test that isn't root, or
-// has no Slurm, is skipped. The daemons' last words are printed when the test has failed.
+// has no Slurm, is skipped. slurmctld's last words are printed when the test has failed.
 func ForTest(ctx context.Context, t testing.TB, opts Options) *Bed {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -35,15 +35,11 @@ func ForTest(ctx context.Context, t testing.TB, opts Options) *Bed {
 	return b
 }
 
-const logTail = 3000 // bytes of each log
+const logTail = 3000 // bytes
 
 func (b *Bed) printLogs(t testing.TB) {
-	entries, _ := os.ReadDir(b.path("log"))
-	for _, e := range entries {
-		text, err := os.ReadFile(b.path("log", e.Name()))
-		if err != nil {
-			continue
-		}
-		t.Logf("--- %s\n%s", e.Name(), text[max(0, len(text)-logTail):])
+	text, err := os.ReadFile(b.path("log", "slurmctld.log"))
+	if err == nil {
+		t.Logf("--- slurmctld.log\n%s", text[max(0, len(text)-logTail):])
 	}
 }

@@ -1,0 +1,75 @@
+package slurm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/tests/slurm/testbed"
+)
+
+// breaking are the checks of the suite that break the cluster: they get a bed of their own and run one after the other.
+const breaking = "silence_is|no_call_outlives|the_loss_of_a_node"
+
+// TestConforms runs the suite that every cluster passes against the adapter on a real Slurm. The suite itself runs on the
+// login node as Alice: this test binary, started again there (TestInside).
+func TestConforms(t *testing.T) {
+	t.Parallel()
+	t.Run("together", func(t *testing.T) {
+		t.Parallel()
+		conform(t, "-test.run=^TestInside$", "-test.skip=^TestInside$/^("+breaking+")", "-test.parallel=8")
+	})
+	t.Run("breaking", func(t *testing.T) {
+		t.Parallel()
+		conform(t, "-test.run=^TestInside$/^("+breaking+")", "-test.parallel=1")
+	})
+}
+
+func conform(t *testing.T, args ...string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	b := testbed.ForTest(ctx, t, testbed.Options{Version: *release})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(b.Dir, "bin", "suite")
+	if err := copyFile(program, self); err != nil {
+		t.Fatal(err)
+	}
+	stop := control(ctx, t, b)
+	defer stop()
+	cmd := b.Login().Command(ctx, testbed.Alice, []string{insideEnv + "=" + b.Dir}, append([]string{program, "-test.v"}, args...)...)
+	out, err := cmd.CombinedOutput()
+	passed := report(t, string(out))
+	if err != nil || passed == 0 || t.Failed() {
+		t.Errorf("the suite on the login node: %d checks passed, %v\n%s", passed, err, out)
+	}
+}
+
+var verdicts = regexp.MustCompile(`(?m)^\s+--- (PASS|FAIL|SKIP): TestInside/(\S+) \((.*)\)$`)
+
+// report makes a subtest of each check and counts those that passed.
+func report(t *testing.T, out string) (passed int) {
+	for _, m := range verdicts.FindAllStringSubmatch(out, -1) {
+		t.Run(m[2], func(t *testing.T) {
+			t.Log(m[3])
+			if m[1] != "PASS" {
+				t.Fail()
+			}
+		})
+		if m[1] == "PASS" {
+			passed++
+		}
+	}
+	for line := range strings.Lines(out) {
+		if _, what, ok := strings.Cut(line, "NOT SHOWN"); ok {
+			t.Log("not shown" + strings.TrimSpace(what))
+		}
+	}
+	return passed
+}
