@@ -10,8 +10,17 @@ import (
 // drainEvery is how often a drain looks whether all is done.
 const drainEvery = 50 * time.Millisecond
 
-// drainBy is when the drain has to be over, the engine's end included.
-func (r *run) drainBy() time.Time { return r.end.deadline(r.adm.deployment.Serving.DrainTimeout.Std()) }
+// drainBy is when the drain has to be over, the engine's end included: not later than the job's time limit allows.
+func (r *run) drainBy() time.Time {
+	by := r.end.deadline(r.adm.deployment.Serving.DrainTimeout.Std())
+	if r.opts.EndsAt.IsZero() {
+		return by
+	}
+	if _, last := r.leave(); last.Before(by) {
+		return last
+	}
+	return by
+}
 
 // stopShare is what of a drain is kept for the end of the engine's processes.
 func stopShare(total, grace time.Duration) time.Duration { return min(grace, total/4) }

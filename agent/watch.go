@@ -33,20 +33,19 @@ func (r *run) watchOrphan(ctx context.Context) {
 	}
 }
 
-// endMargin is what is left between the end of a drain and the end of the job's time.
-const endMargin = 10 * time.Second
-
-// drainAt is when a drain must begin to be over before the job's time is.
-func drainAt(endsAt time.Time, drain time.Duration) time.Time { return endsAt.Add(-drain - endMargin) }
-
 // watchEnd begins to drain before the job's time limit.
 func (r *run) watchEnd(ctx context.Context) {
 	if r.opts.EndsAt.IsZero() {
 		return
 	}
-	drain := r.adm.deployment.Serving.DrainTimeout.Std()
-	if !sleep(ctx, time.Until(drainAt(r.opts.EndsAt, drain))) {
+	from, by := r.leave()
+	if !sleep(ctx, time.Until(from)) {
 		return
 	}
-	r.end.drain("the job's time limit", max(min(drain, time.Until(r.opts.EndsAt)-endMargin), time.Second))
+	r.end.drain("the job's time limit", max(time.Until(by), time.Second))
+}
+
+// leave is when the run has to begin to drain, and to be done with it, for its job's time limit.
+func (r *run) leave() (from, by time.Time) {
+	return r.adm.deployment.Serving.Leave(r.startAt, r.opts.EndsAt)
 }

@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/scheduler/identity"
 )
 
@@ -38,8 +39,18 @@ func TestOrphaned(t *testing.T) {
 
 func TestDrainsInTime(t *testing.T) {
 	t.Parallel()
-	if got := drainAt(noon, time.Minute); noon.Sub(got) != time.Minute+endMargin {
-		t.Errorf("drain begins %s before the end", noon.Sub(got))
+	r := &run{startAt: noon.Add(-time.Hour), adm: &admission{}, end: newEnding(), opts: Options{EndsAt: noon}}
+	r.adm.deployment.Serving.DrainTimeout = jobspecs.Duration(time.Minute)
+	if from, by := r.leave(); noon.Sub(from) != 70*time.Second || noon.Sub(by) != 10*time.Second {
+		t.Errorf("drain from %s to %s before the end", noon.Sub(from), noon.Sub(by))
+	}
+	r.end.since, r.end.within = noon.Add(-30*time.Second), time.Minute
+	if got := r.drainBy(); noon.Sub(got) != 10*time.Second {
+		t.Errorf("a drain that is asked for late ends %s before the job's time is over", noon.Sub(got))
+	}
+	r.opts.EndsAt = time.Time{}
+	if got := r.drainBy(); got.Sub(noon) != 30*time.Second {
+		t.Errorf("a drain without a time limit ends %s after noon", got.Sub(noon))
 	}
 	for _, test := range []struct{ total, grace, want time.Duration }{
 		{time.Minute, 10 * time.Second, 10 * time.Second}, {time.Minute, 30 * time.Second, 15 * time.Second}, {0, time.Second, 0},

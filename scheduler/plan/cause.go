@@ -18,7 +18,7 @@ func (p *planner) causeOf(d *deployment, s *sight, j *cluster.Job) cluster.EndCa
 		return cluster.EndedAsked
 	case agent == apiv1.Phase_PHASE_FAILED:
 		return cluster.EndedFailed
-	case (j.Cause == "" || j.Cause == cluster.EndedCancelled) && p.neverJoined(s, j):
+	case (j.Cause == "" || j.Cause == cluster.EndedCancelled || j.Cause == cluster.EndedAsked) && p.neverJoined(s, j):
 		return cluster.EndedFailed // it was stopped for that
 	case j.Cause != "":
 		return j.Cause
