@@ -209,7 +209,7 @@ func (c *chunks) end() error {
 func (c *chunks) lineEnd() error {
 	var end [2]byte
 	if _, err := io.ReadFull(c.in, end[:]); err != nil {
-		return err
+		return io.ErrUnexpectedEOF // io.EOF would say that all chunks have come
 	}
 	if string(end[:]) != "\r\n" {
 		return errArgument("an aws-chunked body has a chunk that is longer than it says")
@@ -241,8 +241,11 @@ func (c *chunks) trailers() (http.Header, *apiError) {
 	signature := ""
 	for range maxTrailers {
 		l, err := c.line()
-		if err != nil || l == "" {
+		if err != nil || l == "" && (c.signer == nil || signature != "") {
 			break
+		}
+		if l == "" { // MinIO's client has an empty line before the signature
+			continue
 		}
 		name, value, ok := strings.Cut(l, ":")
 		if !ok {

@@ -63,6 +63,7 @@ const (
 type Door struct {
 	o       Options
 	counts  front.Door
+	since   time.Time
 	conns   sync.WaitGroup
 	seen    *listing
 	uploads *uploads
@@ -88,7 +89,7 @@ func New(o Options) *Door {
 	if o.Metrics == nil {
 		o.Metrics = front.NewMetrics(nil)
 	}
-	return &Door{o: o, counts: o.Metrics.Door("s3"), seen: newListing(o.MaxListed), uploads: newUploads(o.MaxObject)}
+	return &Door{o: o, counts: o.Metrics.Door("s3"), since: time.Now(), seen: newListing(o.MaxListed), uploads: newUploads(o.MaxObject)}
 }
 
 // Serve takes connections from the listener until the context ends, and returns when all of them have ended. It closes the

@@ -170,7 +170,7 @@ func (c *call) entry(res *listResult, name string) bool {
 	}
 	res.Contents = append(res.Contents, listed{
 		Key: name, Size: info.Size, ETag: etag(info.Size, info.Sum), StorageClass: "STANDARD",
-		LastModified: info.StoredAt.UTC().Format("2006-01-02T15:04:05.000Z"),
+		LastModified: c.d.since.UTC().Format("2006-01-02T15:04:05.000Z"),
 	})
 	return true
 }
