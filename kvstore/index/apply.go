@@ -1,7 +1,5 @@
 package index
 
-import "sync/atomic"
-
 // batch is how many blocks are looked for together: their cache lines are on the way from memory at the same time.
 const batch = 32
 
@@ -15,15 +13,15 @@ func (x *Index) Store(w Worker, t Tier, ids []uint64) (recorded int) {
 		return 0
 	}
 	e := newElement(n, Only(t))
-	for part := ids; len(part) > 0; part = part[min(batch, len(part)):] {
-		if len(part) >= batch {
-			x.touch((*[batch]uint64)(part))
+	x.eachBlock(ids, func(id uint64, p position) position {
+		p = x.storeOne(id, e, p)
+		if p != 0 {
+			recorded++
+		} else {
+			x.refused++
 		}
-		for _, id := range part[:min(batch, len(part))] {
-			recorded += x.storeOne(name(id), e)
-		}
-	}
-	x.refused += uint64(len(ids) - recorded)
+		return p
+	})
 	return recorded
 }
 
@@ -36,12 +34,25 @@ func (x *Index) Remove(w Worker, t Tier, ids []uint64) {
 		return
 	}
 	e := newElement(n, Only(t))
-	for part := ids; len(part) > 0; part = part[min(batch, len(part)):] {
-		if len(part) >= batch {
-			x.touch((*[batch]uint64)(part))
+	x.eachBlock(ids, func(id uint64, p position) position { return x.removeOne(id, e, p) })
+}
+
+// eachBlock calls f for each block and its record, 0 if it has none; f returns the record it has afterwards. The record is
+// likely to be beside that of the block before; where it is not, a whole batch is looked for at once.
+func (x *Index) eachBlock(ids []uint64, f func(id uint64, p position) position) {
+	last := position(0)
+	for len(ids) > 0 {
+		part := ids[:min(batch, len(ids))]
+		ids = ids[len(part):]
+		if p, ok := x.beside(last, name(part[0])); ok {
+			last = f(name(part[0]), p)
+			part = part[1:]
+		} else {
+			x.touch(part)
 		}
-		for _, id := range part[:min(batch, len(part))] {
-			x.removeOne(name(id), e)
+		for _, id := range part {
+			id = name(id)
+			last = f(id, x.locate(id, last))
 		}
 	}
 }
@@ -63,7 +74,9 @@ func (x *Index) Clear(w Worker, tiers TierSet) {
 			return
 		}
 	}
-	x.everywhere(func(v value) value { return x.minus(v, newElement(n, tiers)) })
+	for c := range *x.records.dir.Load() {
+		x.walk(c, func(v value) value { return x.minus(v, newElement(n, tiers)) })
+	}
 }
 
 // begin is what every change does first: take back what is free, and sweep a little for the dead.
@@ -75,43 +88,69 @@ func (x *Index) begin(w Worker, blocks int) (number uint32, ok bool) {
 	return number, ok
 }
 
-// touch loads the first cache line of each name's slot without waiting for any of them: nothing depends on what is there.
-func (x *Index) touch(ids *[batch]uint64) {
+// touch has the processor load what some blocks need, all at once: no load waits for another of its pass.
+func (x *Index) touch(ids []uint64) {
+	var segments [batch]*segment
 	d := x.table.dir.Load()
 	sum := uint64(0)
-	for _, id := range ids {
-		h := hash(id)
-		sum += atomic.LoadUint64(&d.segments[d.at(h)].Load()[2*place(h)])
+	for i, id := range ids {
+		h := hash(name(id))
+		s := d.segments[d.at(h)].Load()
+		segments[i%batch] = s
+		sum += s[home(h)]
+	}
+	for i, id := range ids {
+		h := hash(name(id))
+		w, _ := segments[i%batch].look(h, home(h))
+		name, _ := x.records.at(w.position())
+		sum += *name
 	}
 	x.sink = sum
 }
 
-func (x *Index) storeOne(id uint64, e element) int {
-	h := hash(id)
-	d := x.table.dir.Load()
-	at := d.at(h)
-	s := d.segments[at].Load()
-	slot, found := s.find(id, place(h))
-	if !found {
-		return x.storeNew(id, h, e)
-	}
-	old := s.value(slot)
-	v, ok := x.plus(old, e)
+// beside gives the record after or before p if it has the name, without asking the table.
+func (x *Index) beside(p position, id uint64) (position, bool) {
 	switch {
-	case !ok:
-		return 0
-	case v == old:
-		return 1
-	case old == 0:
-		d.keeping[at].live++
-		x.table.live++
+	case p == 0:
+		return 0, false
+	case (p+1)%chunkRecords != 0 && x.records.is(p+1, id):
+		return p + 1, true
+	case p%chunkRecords != 0 && x.records.is(p-1, id):
+		return p - 1, true
 	}
-	x.exchange(s, slot, old, v)
-	return 1
+	return 0, false
 }
 
-// storeNew gives a block its first slot, copying a segment that is full.
-func (x *Index) storeNew(id, h uint64, e element) int {
+// locate finds the record of a block, 0 if there is none.
+func (x *Index) locate(id uint64, last position) position {
+	if p, ok := x.beside(last, id); ok {
+		return p
+	}
+	h := hash(id)
+	d := x.table.dir.Load()
+	p, _ := x.find(d.segments[d.at(h)].Load(), id, h)
+	return p
+}
+
+// storeOne gives the block's record; 0 if it is not recorded.
+func (x *Index) storeOne(id uint64, e element, p position) position {
+	if p == 0 {
+		return x.storeNew(id, e)
+	}
+	old := x.records.value(p)
+	v, ok := x.plus(old, e)
+	if !ok {
+		return 0
+	}
+	if v != old {
+		x.exchange(p, old, v)
+	}
+	return p
+}
+
+// storeNew makes a block's record and its slot.
+func (x *Index) storeNew(id uint64, e element) position {
+	h := hash(id)
 	d := x.table.dir.Load()
 	at := d.at(h)
 	if d.keeping[at].used >= fullAt {
@@ -121,21 +160,30 @@ func (x *Index) storeNew(id, h uint64, e element) int {
 		d = x.table.dir.Load()
 		at = d.at(h)
 	}
-	s, k := d.segments[at].Load(), d.keeping[at]
-	slot, _ := s.find(id, place(h))
-	s.put(slot, id, value(e))
-	k.used++
-	k.live++
-	x.table.live++
-	return 1
+	p, ok := x.record()
+	if !ok {
+		return 0
+	}
+	x.records.put(p, id, value(e))
+	d.segments[at].Load().insert(d.keeping[at], newSlot(h, p))
+	return p
 }
 
-// nearlyFull is how far a segment that can't be copied may be filled: searches grow long, but end.
-const nearlyFull = segmentSlots * 15 / 16
+// record takes a free record, or new memory for some.
+func (x *Index) record() (position, bool) {
+	if p, ok := x.records.take(false); ok {
+		return p, true
+	}
+	if !x.room(chunkBytes + chunkExtents*extentOverhead) {
+		return x.records.take(true)
+	}
+	x.records.grow()
+	return x.records.take(false)
+}
 
 // makeRoom splits or cleans the full segment that h leads to. False: there is no room for one more block.
 func (x *Index) makeRoom(k *keeping, h uint64) bool {
-	if k.live >= splitAt && x.room(segmentBytes+8*len(x.table.dir.Load().segments)) && x.table.copyAt(h, true) {
+	if k.live >= splitAt && x.room(segmentBytes+16*len(x.table.dir.Load().segments)) && x.table.copyAt(h, true) {
 		return true
 	}
 	if k.live < splitAt || k.used >= nearlyFull && k.live < nearlyFull*15/16 {
@@ -144,36 +192,47 @@ func (x *Index) makeRoom(k *keeping, h uint64) bool {
 	return k.used < nearlyFull
 }
 
-func (x *Index) removeOne(id uint64, e element) {
+// removeOne gives the place of the block's record, even if it is no longer there; 0 if there was none.
+func (x *Index) removeOne(id uint64, e element, p position) position {
+	if p == 0 {
+		return 0
+	}
+	old := x.records.value(p)
+	if v := x.minus(old, e); v != old {
+		x.take(p, id, old, v)
+	}
+	return p
+}
+
+// take gives a block fewer holders; one that has none left is forgotten.
+func (x *Index) take(p position, id uint64, old, v value) {
+	x.exchange(p, old, v)
+	if v != 0 {
+		return
+	}
 	h := hash(id)
 	d := x.table.dir.Load()
 	at := d.at(h)
 	s := d.segments[at].Load()
-	slot, found := s.find(id, place(h))
-	if !found {
-		return
+	i := home(h)
+	for slot(s[i]) != newSlot(h, p) {
+		i = (i + 1) & (segmentSlots - 1)
 	}
-	old := s.value(slot)
-	if v := x.minus(old, e); v != old {
-		x.take(d.keeping[at], s, slot, old, v)
+	k := d.keeping[at]
+	s.remove(k, i)
+	if k.used-k.live >= manyDead {
+		x.table.copyAt(h, false)
 	}
+	x.records.forget(p)
+	x.epochs.retireRecord(p)
 }
 
-// take puts a smaller set into a slot.
-func (x *Index) take(k *keeping, s *segment, slot uint32, old, v value) {
-	if v == 0 {
-		k.live--
-		x.table.live--
-	}
-	x.exchange(s, slot, old, v)
-}
-
-// exchange puts another set into a slot and counts the blocks of both.
-func (x *Index) exchange(s *segment, slot uint32, old, v value) {
+// exchange gives a block another set and counts the blocks of both.
+func (x *Index) exchange(p position, old, v value) {
 	if v.shared() {
 		x.sets.hold(v)
 	}
-	s.set(slot, v)
+	x.records.set(p, v)
 	if old.shared() && x.sets.release(old) {
 		x.epochs.retire(old.ref())
 	}

@@ -2,7 +2,7 @@ package index
 
 import "sync/atomic"
 
-// Readers look at sets without a lock, so memory and numbers that the writer no longer needs must wait until every reader
+// Readers look at records and sets without a lock, so memory and numbers that the writer no longer needs must wait until every reader
 // that might still see them has gone. A reader counts itself into the current epoch and out again. The writer goes on to the
 // next epoch when nobody is left in the one before the current; what was retired two epochs ago is then seen by nobody.
 // Neither waits: a reader that is held up only delays the reuse.
@@ -23,6 +23,7 @@ type stripe struct {
 
 // limbo is what was retired in one epoch.
 type limbo struct {
+	records []position
 	sets    []ref
 	numbers []uint32
 }
@@ -49,6 +50,12 @@ func (e *epochs) retire(r ref) {
 	l.sets = append(l.sets, r)
 }
 
+// retireRecord keeps a record until nobody can see it.
+func (e *epochs) retireRecord(p position) {
+	l := &e.limbo[e.current.Load()%3]
+	l.records = append(l.records, p)
+}
+
 // advance goes on to the next epoch if nobody is left in the previous one, and gives what can be used again.
 func (e *epochs) advance() *limbo {
 	now := e.current.Load()
@@ -64,7 +71,7 @@ func (e *epochs) advance() *limbo {
 
 func (e *epochs) waiting() bool {
 	for i := range e.limbo {
-		if len(e.limbo[i].sets)+len(e.limbo[i].numbers) > 0 {
+		if l := &e.limbo[i]; len(l.records)+len(l.sets)+len(l.numbers) > 0 {
 			return true
 		}
 	}
@@ -81,11 +88,14 @@ func (x *Index) reclaim() {
 		if l == nil {
 			return
 		}
+		for _, p := range l.records {
+			x.records.giveBack(p)
+		}
 		for _, r := range l.sets {
 			x.sets.free(r)
 		}
 		x.numbers.free = append(x.numbers.free, l.numbers...)
-		l.sets, l.numbers = l.sets[:0], l.numbers[:0]
+		l.records, l.sets, l.numbers = l.records[:0], l.sets[:0], l.numbers[:0]
 	}
 }
 

@@ -55,6 +55,7 @@ var ErrWorkers = errors.New("the index is full of workers")
 type Index struct {
 	mu      sync.Mutex // writers
 	table   table
+	records records
 	sets    sets
 	workers map[Worker]uint32 // to their numbers
 	last    Worker
@@ -80,6 +81,7 @@ type Limit struct {
 func New(l Limit) *Index {
 	x := &Index{workers: map[Worker]uint32{}, limit: l.Bytes}
 	x.table.init()
+	x.records.init()
 	x.sets.init()
 	x.epochs.init()
 	x.numbers.init()
@@ -148,12 +150,12 @@ func (x *Index) Stats() Stats {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return Stats{
-		Workers: len(x.workers), Blocks: x.table.live, Sets: x.sets.count, Bytes: x.bytes(),
+		Workers: len(x.workers), Blocks: x.records.live, Sets: x.sets.count, Bytes: x.bytes(),
 		Refused: x.refused, Dropped: x.dropped,
 	}
 }
 
-func (x *Index) bytes() int { return x.table.bytes() + x.sets.bytes() }
+func (x *Index) bytes() int { return x.table.bytes() + x.records.bytes() + x.sets.bytes() }
 
 // room reports whether n more bytes may be taken.
 func (x *Index) room(n int) bool { return x.limit == 0 || x.bytes()+n <= x.limit }

@@ -1,6 +1,9 @@
 package index
 
-import "sync/atomic"
+import (
+	"slices"
+	"sync/atomic"
+)
 
 // Match is how much of a prompt a worker holds.
 type Match struct {
@@ -16,15 +19,15 @@ type Match struct {
 type Reader struct {
 	x      *Index
 	stripe *stripe
-	values [chunk]value
+	values [step]value
 	active []candidate
 	sink   uint64
 }
 
-// chunk is the most blocks that are looked for together; the first chunks are smaller, since many prompts are held by nobody.
 const (
-	chunk      = 64
-	firstChunk = 8
+	step  = 64 // the most blocks that are read before their holders are compared
+	apart = 32 // the most blocks that are looked for in the table together
+	long  = 8  // a run of records from which on the next break counts as the first
 )
 
 // candidate is a worker that holds the prompt so far.
@@ -47,10 +50,23 @@ func (r *Reader) Match(ids []uint64, dst []Match) []Match {
 	defer r.x.epochs.leave(r.stripe, epoch)
 	begin := len(dst)
 	r.active = r.active[:0]
-	last := value(0)
-	for done, size := 0, firstChunk; done < len(ids); size = min(2*size, chunk) {
-		part := ids[done:min(done+size, len(ids))]
-		n := r.load(part)
+	last, p := value(0), position(0)
+	for done, breaks, run := 0, 0, 0; done < len(ids); {
+		n := r.follow(p, ids[done:])
+		if run += n; n == 0 {
+			// The records go elsewhere. Where that happens often, several blocks are looked for at once.
+			if run >= long {
+				breaks = 0
+			}
+			part := ids[done:min(done+1<<breaks, len(ids))]
+			if n, p = r.lookUp(part); n < len(part) {
+				ids = ids[:done+n]
+			}
+			breaks, run = min(breaks+1, 5), 0
+		} else {
+			p += position(n)
+		}
+		r.touch(r.values[:n])
 		for i, v := range r.values[:n] {
 			switch {
 			case v == last:
@@ -61,56 +77,100 @@ func (r *Reader) Match(ids []uint64, dst []Match) []Match {
 			}
 			last = v
 		}
-		done += n
-		if n < len(part) || len(r.active) == 0 {
-			return r.name(dst, begin, done)
+		if done += n; len(r.active) == 0 {
+			break
 		}
 	}
 	return r.name(dst, begin, len(ids))
 }
 
-// load looks up some blocks, up to the first that nobody holds.
-func (r *Reader) load(ids []uint64) int {
-	d := r.x.table.dir.Load()
-	var segments [chunk]*segment
-	sum := uint64(0)
-	for i, id := range ids { // nothing here depends on what is loaded, so the loads overlap
-		h := hash(name(id))
-		s := d.segments[d.at(h)].Load()
-		segments[i&(chunk-1)] = s
-		sum += atomic.LoadUint64(&s[2*place(h)])
+// touch has the processor load the sets that are going to be compared, all at once.
+func (r *Reader) touch(values []value) {
+	last, sum := value(0), uint32(0)
+	for _, v := range values {
+		if v != last && v.shared() {
+			sum += r.x.sets.words(v.ref())[headerWords]
+		}
+		last = v
 	}
-	r.sink = sum
+	r.sink = uint64(sum)
+}
+
+// follow reads the values of ids from the record at p on, as long as the records are theirs.
+func (r *Reader) follow(p position, ids []uint64) int {
+	if p%chunkRecords == 0 {
+		return 0
+	}
+	records := (*r.x.records.dir.Load())[p/chunkRecords][2*(p%chunkRecords):]
+	ids = ids[:min(len(ids), step, len(records)/2)]
 	for i, id := range ids {
-		id = name(id)
-		s := segments[i&(chunk-1)]
-		slot, found := s.find(id, place(hash(id)))
-		if !found {
+		if atomic.LoadUint64(&records[2*i]) != name(id) {
 			return i
 		}
-		v := s.value(slot)
+		v := atomic.LoadUint64(&records[2*i+1])
 		if v == 0 {
 			return i
 		}
-		r.values[i&(chunk-1)] = v
+		r.values[i] = value(v)
 	}
 	return len(ids)
+}
+
+// lookUp finds some blocks by the table, up to the first that nobody holds, and gives the position after the last of them.
+// Each pass loads what the next one needs, and nothing in a pass depends on it, so the loads overlap.
+func (r *Reader) lookUp(ids []uint64) (n int, after position) {
+	var segments [apart]*segment
+	var positions [apart]position
+	d := r.x.table.dir.Load()
+	sum := uint64(0)
+	for i, id := range ids {
+		h := hash(name(id))
+		s := d.segments[d.at(h)].Load()
+		segments[i%apart] = s
+		sum += atomic.LoadUint64(&s[home(h)])
+	}
+	for i, id := range ids {
+		h := hash(name(id))
+		w, _ := segments[i%apart].look(h, home(h))
+		positions[i%apart] = w.position()
+		name, _ := r.x.records.at(w.position())
+		sum += atomic.LoadUint64(name)
+	}
+	r.sink = sum
+	for i, id := range ids {
+		p := positions[i%apart]
+		if !r.x.records.is(p, name(id)) { // seldom: another name with the same half of a hash
+			p, _ = r.x.find(segments[i%apart], name(id), hash(name(id)))
+		}
+		v := r.x.records.value(p)
+		if p == 0 || v == 0 {
+			return i, 0
+		}
+		r.values[i%step], after = v, p+1
+	}
+	return len(ids), after
 }
 
 // start makes a match of every holder of the first block.
 func (r *Reader) start(v value, dst []Match) []Match {
 	var two [2]element
-	if !v.shared() {
+	var elements []uint32
+	if v.shared() {
+		elements = r.x.sets.elements(v)
+	} else {
+		var inline [2]uint32
 		for i, e := range v.inline(&two) {
-			r.active = append(r.active, candidate{e.number(), e.level(), uint32(i)})
-			dst = append(dst, Match{Worker: Worker(e.number())})
+			inline[i] = uint32(e)
+			elements = inline[:i+1]
 		}
-		return dst
 	}
-	for i, w := range r.x.sets.elements(v) {
+	begin := len(dst)
+	dst = slices.Grow(dst, len(elements))[:begin+len(elements)]
+	r.active = slices.Grow(r.active[:0], len(elements))[:len(elements)]
+	for i, w := range elements {
 		e := element(w)
-		r.active = append(r.active, candidate{e.number(), e.level(), uint32(i)})
-		dst = append(dst, Match{Worker: Worker(e.number())})
+		r.active[i] = candidate{e.number(), e.level(), uint32(i)}
+		dst[begin+i] = Match{Worker: Worker(e.number())}
 	}
 	return dst
 }

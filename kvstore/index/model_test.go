@@ -172,7 +172,11 @@ func (w *world) exact(t interface{ Fatalf(string, ...any) }) {
 		}
 	}
 	blocks := map[value]uint32{}
-	w.x.table.dir.Load().eachOnce(func(_ uint64, v value) { blocks[v]++ })
+	for _, c := range *w.x.records.dir.Load() {
+		for i := 1; i < len(c); i += 2 {
+			blocks[value(c[i])]++
+		}
+	}
 	shares := 0
 	for v, n := range blocks {
 		if v.shared() {
@@ -187,19 +191,14 @@ func (w *world) exact(t interface{ Fatalf(string, ...any) }) {
 	}
 }
 
-// eachOnce walks every segment once.
-func (d *directory) eachOnce(f func(uint64, value)) {
-	for i := 0; i < len(d.segments); i += 1 << (d.depth - d.keeping[i].depth) {
-		d.segments[i].Load().each(f)
-	}
-}
-
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(rapid.IntRange(1, 9).Draw(t, "workers"), 6, rapid.IntRange(1, 90).Draw(t, "length"), rapid.Uint64().Draw(t, "seed"))
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+		for i := range rapid.IntRange(1, 60).Draw(t, "steps") {
 			w.step(func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "n") })
-			w.check(t)
+			if i%8 == 0 {
+				w.check(t)
+			}
 		}
 		w.exact(t)
 	})
@@ -207,12 +206,12 @@ func TestAgainstModel(t *testing.T) {
 
 // TestManyBlocks has segments split and be cleaned, slabs be cut anew, and the dead be swept meanwhile.
 func TestManyBlocks(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(40, 120, 300, seed)
+			w := newWorld(40, 100, 250, seed)
 			rng := rand.New(rand.NewPCG(seed, 2))
-			for i := range 2500 {
+			for i := range 1000 {
 				w.step(rng.IntN)
 				if i%250 == 0 {
 					w.check(t)

@@ -2,19 +2,19 @@ package index
 
 import "slices"
 
-// sweep takes dead numbers out of the table, a segment at a time, as other changes come by. The position is a hash, so that
-// segments may be split meanwhile. Numbers that die during a round wait for the next.
+// sweep takes dead numbers out of the records, a chunk at a time, as other changes come by. Numbers that die during a round
+// wait for the next.
 type sweep struct {
 	waiting []uint32 // died, not yet in a round
 	round   []uint32 // being taken out
 	is      map[uint32]bool
-	at      uint64 // everything below has been swept in this round
-	credit  int    // slots that may be looked at
+	at      int // the next chunk
+	credit  int // records that may be looked at
 }
 
 func (s *sweep) dead(n uint32) { s.waiting = append(s.waiting, n) }
 
-// sweepPerBlock is how many slots are looked at for each block that is stored or removed while something is dead.
+// sweepPerBlock is how many records are looked at for each block that is stored or removed while something is dead.
 const sweepPerBlock = 4
 
 func (x *Index) sweepSome(blocks int) {
@@ -22,20 +22,19 @@ func (x *Index) sweepSome(blocks int) {
 		x.sweep.credit = 0
 		return
 	}
-	for x.sweep.credit += sweepPerBlock*blocks + 64; x.sweep.credit >= segmentSlots; x.sweep.credit -= segmentSlots {
+	for x.sweep.credit += sweepPerBlock*blocks + 64; x.sweep.credit >= chunkRecords; x.sweep.credit -= chunkRecords {
 		if !x.sweepStep() {
 			return
 		}
 	}
 }
 
-// Sweep takes the blocks of dropped and cleared workers out of the next segments of the table, and reports whether more is to
-// do. It need not be called: changes do it by the way. Who has nothing to do may call it to get memory back sooner.
-func (x *Index) Sweep(segments int) (more bool) {
+// Sweep takes dropped and cleared workers out of the next chunks of 4,096 blocks, and reports whether more is to do. It need not be called: changes do it by the way. Who has nothing to do may call it to get memory back sooner.
+func (x *Index) Sweep(chunks int) (more bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.reclaim()
-	for range segments {
+	for range chunks {
 		if !x.sweepStep() {
 			return false
 		}
@@ -48,7 +47,7 @@ func (x *Index) sweepAll() {
 	}
 }
 
-// sweepStep sweeps one segment. False: nothing is dead.
+// sweepStep sweeps one chunk. False: nothing is dead.
 func (x *Index) sweepStep() bool {
 	s := &x.sweep
 	if len(s.round) == 0 {
@@ -61,11 +60,8 @@ func (x *Index) sweepStep() bool {
 			s.is[n] = true
 		}
 	}
-	d := x.table.dir.Load()
-	at := d.at(s.at)
-	k := d.keeping[at]
-	x.walk(d.segments[at].Load(), k, x.bereave)
-	if s.at += uint64(1) << (64 - k.depth); s.at != 0 { // depth 0 ends the round: 1<<64 is 0
+	x.walk(s.at, x.bereave)
+	if s.at++; s.at < len(*x.records.dir.Load()) {
 		return true
 	}
 	l := &x.epochs.limbo[x.epochs.current.Load()%3]
@@ -101,21 +97,12 @@ func (x *Index) bereave(v value) value {
 
 func (x *Index) isDead(w uint32) bool { return x.sweep.is[element(w).number()] }
 
-// everywhere changes every value of the table.
-func (x *Index) everywhere(f func(value) value) {
-	d := x.table.dir.Load()
-	for i := 0; i < len(d.segments); {
-		k := d.keeping[i]
-		x.walk(d.segments[i].Load(), k, f)
-		i += 1 << (d.depth - k.depth)
-	}
-}
-
-// walk changes every value of a segment. What f made of a value is remembered for a while, since many blocks share theirs.
-func (x *Index) walk(s *segment, k *keeping, f func(value) value) {
+// walk changes every value of a chunk. What f made of a value is remembered for a while, since many blocks share theirs.
+func (x *Index) walk(c int, f func(value) value) {
+	words := (*x.records.dir.Load())[c]
 	var seen [64]struct{ from, to value }
-	for slot := range uint32(segmentSlots) {
-		old := s.value(slot)
+	for i := range position(chunkRecords) {
+		id, old := words[2*i], value(words[2*i+1])
 		if old == 0 {
 			continue
 		}
@@ -124,7 +111,7 @@ func (x *Index) walk(s *segment, k *keeping, f func(value) value) {
 			m.from, m.to = old, f(old)
 		}
 		if m.to != old {
-			x.take(k, s, slot, old, m.to)
+			x.take(position(c)*chunkRecords+i, id, old, m.to)
 		}
 	}
 }

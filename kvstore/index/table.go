@@ -1,35 +1,45 @@
 package index
 
-import (
-	"sync/atomic"
-)
+import "sync/atomic"
 
-// The table maps a block's name to its value: extendible hashing over segments of 4,096 slots. A slot is 16 bytes, name and
-// value side by side, four to a cache line, with nothing for the garbage collector to look at; a lookup that finds its slot
-// at the first place touches one line. A segment that is full is split in two, or cleaned when it is full of the dead: so
-// one write copies at most 64 KiB, whatever the size of the whole.
+// The table leads from a block's name to its record: extendible hashing over segments of 4,096 slots. A slot is one word, half
+// of the name's hash and the record's position, eight slots to a cache line. A segment that is full is split in two, or
+// cleaned when it is full of the dead: so one write copies at most 32 KiB, whatever the size of the whole.
 //
-// Readers and the one writer meet in a segment without a lock: a slot's name is written once in the life of a segment (after
-// its value), and only its value changes. A block that nobody holds any more keeps its slot, with no holders, until the
-// segment is copied; names are never replaced in place, so what a reader finds beside a name belongs to it. A segment that was
-// copied is left as it is for those who still read it, and the garbage collector takes it away.
+// Readers and the one writer meet in a segment without a lock, since a slot changes in one step, and whoever follows it
+// compares the name in the record. A segment that was copied is left as it is for those who still read it, and the garbage
+// collector takes it away.
 const (
 	slotBits     = 12
 	segmentSlots = 1 << slotBits
-	segmentBytes = segmentSlots * 16
-	fullAt       = segmentSlots * 13 / 16 // slots with a name, dead or alive, at which a segment is copied
+	segmentBytes = segmentSlots * 8
+	lineSlots    = 8
+	fullAt       = segmentSlots * 23 / 32 // slots not empty, dead or alive, at which a segment is copied
 	splitAt      = segmentSlots * 9 / 16  // living ones from which copying means to split
+	manyDead     = segmentSlots / 16      // dead ones from which a segment is cleaned
+	nearlyFull   = segmentSlots * 15 / 16 // where a segment that can't be copied takes no more
 	maxDepth     = 20                     // 4 billion blocks
 )
 
-// segment holds slots: name, value, name, value, … An empty slot has the name 0.
-type segment [2 * segmentSlots]uint64
+// slot holds the upper half of the hash above, the position below. The dead have position 0; 0 is an empty one.
+type slot uint64
+
+const dead slot = 1 << 32
+
+func newSlot(h uint64, p position) slot { return slot(h&^(1<<32-1) | uint64(p)) }
+
+func (s slot) position() position { return position(s) }
+
+// of reports whether the slot may be that of a hash.
+func (s slot) of(h uint64) bool { return (uint64(s)^h)>>32 == 0 && s.position() != 0 }
+
+type segment [segmentSlots]uint64
 
 // keeping is what the writer keeps of a segment.
 type keeping struct {
 	depth uint8 // how many leading bits of the hash all its names share
-	used  int32 // slots with a name
-	live  int32 // of them, with a holder
+	used  int32 // slots that are not empty
+	live  int32 // of them, with a position
 }
 
 // directory leads from the leading bits of a hash to a segment; one of less depth than the directory stands in several places.
@@ -42,7 +52,6 @@ type directory struct {
 type table struct {
 	dir   atomic.Pointer[directory]
 	count int // segments
-	live  int // blocks with a holder
 }
 
 func (t *table) init() {
@@ -60,10 +69,14 @@ func hash(id uint64) uint64 {
 	return id * 0x9E3779B97F4A7C15
 }
 
-// place is the slot where the search for a hash begins; its bits are none of those that choose the segment.
-func place(h uint64) uint32 { return uint32(h>>(64-maxDepth-slotBits)) & (segmentSlots - 1) }
+// home is the slot where the search for a hash begins: the first of a cache line, which is nearly always the only one. Its
+// bits come after those that choose the segment, and like them are in the half of the hash that slots hold: a segment is
+// copied without a look at the records.
+func home(h uint64) uint32 {
+	return uint32(h>>(64-maxDepth-slotBits)) & (segmentSlots - lineSlots)
+}
 
-// name replaces the one name that marks an empty slot.
+// name replaces the one name that marks a free record.
 func name(id uint64) uint64 {
 	if id == 0 {
 		return 0x9E3779B97F4A7C15
@@ -71,45 +84,66 @@ func name(id uint64) uint64 {
 	return id
 }
 
-func (d *directory) at(h uint64) uint64 { return h >> (64 - d.depth) } // depth 0: a shift by 64 gives 0
+// at is the place of a hash in the directory; a shift by 64, at depth 0, gives 0.
+func (d *directory) at(h uint64) uint64 { return h >> (64 - d.depth) }
 
-// find returns the slot of a name, or the empty slot where it would go. There always is one: segments are never full.
-func (s *segment) find(id uint64, at uint32) (slot uint32, found bool) {
-	for ; ; at++ {
-		at &= segmentSlots - 1
-		switch atomic.LoadUint64(&s[2*at]) {
-		case id:
-			return at, true
-		case 0:
-			return at, false
+// look goes on to the next slot at or after i that may be a hash's, and returns it; at the end of the search, the empty slot.
+func (s *segment) look(h uint64, i uint32) (slot, uint32) {
+	for ; ; i++ {
+		i &= segmentSlots - 1
+		if w := slot(atomic.LoadUint64(&s[i])); w == 0 || w.of(h) {
+			return w, i
 		}
 	}
 }
 
-// value of a name's slot.
-func (s *segment) value(slot uint32) value {
-	return value(atomic.LoadUint64(&s[2*(slot&(segmentSlots-1))+1]))
+// find returns the position of a name, 0 if there is none.
+func (x *Index) find(s *segment, id, h uint64) (position, uint32) {
+	for i := home(h); ; i++ {
+		w, at := s.look(h, i)
+		if w == 0 || x.records.is(w.position(), id) {
+			return w.position(), at
+		}
+		i = at
+	}
 }
 
-func (s *segment) set(slot uint32, v value) {
-	atomic.StoreUint64(&s[2*(slot&(segmentSlots-1))+1], uint64(v))
+// insert puts a slot of a name that is not there into the first slot that is free.
+func (s *segment) insert(k *keeping, w slot) {
+	i := home(uint64(w))
+	for slot(s[i]).position() != 0 {
+		i = (i + 1) & (segmentSlots - 1)
+	}
+	if s[i] == 0 {
+		k.used++
+	}
+	k.live++
+	atomic.StoreUint64(&s[i], uint64(w))
 }
 
-// put gives an empty slot its value, then its name.
-func (s *segment) put(slot uint32, id uint64, v value) {
-	s.set(slot, v)
-	atomic.StoreUint64(&s[2*(slot&(segmentSlots-1))], id)
+// remove makes a slot dead, or empty with all the dead before it if no search goes on beyond it.
+func (s *segment) remove(k *keeping, i uint32) {
+	k.live--
+	if s[(i+1)&(segmentSlots-1)] != 0 {
+		atomic.StoreUint64(&s[i], uint64(dead))
+		return
+	}
+	atomic.StoreUint64(&s[i], 0)
+	k.used--
+	for i = (i - 1) & (segmentSlots - 1); slot(s[i]) == dead; i = (i - 1) & (segmentSlots - 1) {
+		atomic.StoreUint64(&s[i], 0)
+		k.used--
+	}
 }
 
-// copyAt replaces the segment that h leads to by a clean copy, or by two, and gives the directory to go on with. False: its
-// names can't be told apart by their leading bits.
+// copyAt replaces the segment that h leads to by a clean copy, or by two. False: its names can't be told apart any further.
 func (t *table) copyAt(h uint64, split bool) bool {
 	d := t.dir.Load()
 	at := d.at(h)
 	k, old := d.keeping[at], d.segments[at].Load()
 	if !split {
 		clean, kept := new(segment), &keeping{depth: k.depth}
-		old.each(func(id uint64, v value) { kept.add(clean, id, v) })
+		old.each(func(w slot) { clean.insert(kept, w) })
 		d.replace(at, clean, kept, clean, kept)
 		return true
 	}
@@ -123,12 +157,12 @@ func (t *table) copyAt(h uint64, split bool) bool {
 	}
 	low, high := new(segment), new(segment)
 	lowKept, highKept := &keeping{depth: k.depth + 1}, &keeping{depth: k.depth + 1}
-	bit := uint64(1) << (63 - k.depth)
-	old.each(func(id uint64, v value) {
-		if hash(id)&bit == 0 {
-			lowKept.add(low, id, v)
+	bit := slot(1) << (63 - k.depth)
+	old.each(func(w slot) {
+		if w&bit == 0 {
+			low.insert(lowKept, w)
 		} else {
-			highKept.add(high, id, v)
+			high.insert(highKept, w)
 		}
 	})
 	d.replace(at, low, lowKept, high, highKept)
@@ -136,21 +170,13 @@ func (t *table) copyAt(h uint64, split bool) bool {
 	return true
 }
 
-// each calls f for every name with a holder.
-func (s *segment) each(f func(id uint64, v value)) {
-	for i := 0; i < len(s); i += 2 {
-		if s[i] != 0 && s[i+1] != 0 {
-			f(s[i], value(s[i+1]))
+// each calls f for every slot with a position.
+func (s *segment) each(f func(slot)) {
+	for _, w := range s {
+		if slot(w).position() != 0 {
+			f(slot(w))
 		}
 	}
-}
-
-// add fills a segment that nobody else sees yet.
-func (k *keeping) add(s *segment, id uint64, v value) {
-	slot, _ := s.find(id, place(hash(id)))
-	s[2*slot], s[2*slot+1] = id, uint64(v)
-	k.used++
-	k.live++
 }
 
 // double returns a directory of one more bit.

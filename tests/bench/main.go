@@ -40,6 +40,9 @@
 // own, and reports 8 GPUs, load and KV cache each second. A gateway watches. The report's lag is the time until its
 // acknowledgement has come, with the cost of 1,000 agents on the same cores.
 //
+// route: the index of blocks, by the CPU time of this process, against the same thing as a Go map of maps; and the choice of a
+// replica. What is replaced and moved between tiers goes on inside the measured time; nothing is left to be applied later.
+//
 // On a machine that others use, figures of tails say more about them than about Penstock. -priority (root) has everything
 // that is measured, and its reference, run before the others' work.
 //
@@ -80,7 +83,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -103,7 +106,7 @@ func parse() (*options, error) {
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route")
 	flag.Parse()
 	var err error
 	for _, path := range []*string{&o.penstock, &o.profile} {
@@ -123,7 +126,7 @@ func parse() (*options, error) {
 		}
 	}
 	if len(o.parts) == 0 {
-		return nil, fmt.Errorf("-only %s names no part; there are gateway, plan, agent and controller", *only)
+		return nil, fmt.Errorf("-only %s names no part; there are gateway, plan, agent, controller and route", *only)
 	}
 	if *rows != "" {
 		o.rows = strings.Split(*rows, ",")
