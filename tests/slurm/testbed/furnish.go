@@ -100,17 +100,22 @@ func (b *Bed) settle() error {
 	if root == "" {
 		root = "/"
 	}
-	var passwd, group string
+	var passwd, group, shadow string
 	for _, u := range people {
+		shadow += u.Name + ":*:20000:0:99999:7:::\n" // no password; slurmd asks su for the environment of jobs that bring none
 		passwd += fmt.Sprintf("%s:x:%d:%d::%s:/bin/bash\n", u.Name, u.UID, u.UID, b.Home(u))
 		group += fmt.Sprintf("%s:x:%d:\n", u.Name, u.UID)
 	}
-	for file, more := range map[string]string{"passwd": passwd, "group": group} {
+	for file, more := range map[string]string{"passwd": passwd, "group": group, "shadow": shadow} {
 		text, err := os.ReadFile(filepath.Join(root, "etc", file))
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(b.path("etc", file), append(text, more...), 0o644); err != nil {
+		mode := fs.FileMode(0o644)
+		if file == "shadow" {
+			mode = 0o600
+		}
+		if err := os.WriteFile(b.path("etc", file), append(text, more...), mode); err != nil {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ if [ -n "$root" ]; then
 fi
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=0755 run "$root/run"
-for f in hosts passwd group; do [ -e "$root/etc/$f" ] || touch "$root/etc/$f"; mount --bind "$dir/etc/$f" "$root/etc/$f"; done
+for f in hosts passwd group shadow; do [ -e "$root/etc/$f" ] || touch "$root/etc/$f"; mount --bind "$dir/etc/$f" "$root/etc/$f"; done
 mount --bind "$dir/machines/$name/tmp" "$root/tmp"
 ip link set lo up
 exec chroot "${root:-/}" bash -c 'cd /; echo up; exec >&-; while :; do sleep 86400 & wait $!; done' "$0" "$dir" "$name"
