@@ -1,6 +1,10 @@
 package agent
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/scheduler/accept"
+)
 
 // metrics are the agent's own. The engine's are read by agent/engine and go out in reports.
 type metrics struct {
@@ -12,6 +16,7 @@ type metrics struct {
 	phase    prometheus.Gauge
 	messages *prometheus.CounterVec
 	connects prometheus.Counter
+	refused  *accept.Refusals
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -40,6 +45,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		connects: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "penstock_agent_report_connects_total", Help: "Report streams that were opened.",
 		}),
+		refused: accept.NewRefusals(r),
 	}
 	r.MustRegister(m.requests, m.open, m.cut, m.starts, m.failures, m.phase, m.messages, m.connects)
 	return m

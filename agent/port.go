@@ -17,6 +17,7 @@ import (
 
 	"github.com/penstock/penstock/agent/engine"
 	spec "github.com/penstock/penstock/jobspecs/engine"
+	"github.com/penstock/penstock/scheduler/accept"
 	"github.com/penstock/penstock/scheduler/identity"
 )
 
@@ -113,11 +114,13 @@ func (p *port) serve(ctx context.Context, l net.Listener, conf *tls.Config) erro
 			}
 		},
 	}
+	bounded := accept.Wrap(l, "requests", accept.Limits{}, p.metrics.refused)
+	bounded.Watch(srv)
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer conns.Wait()
 	defer stop()
 	defer srv.Close()
-	if err := srv.Serve(tls.NewListener(l, conf)); ctx.Err() == nil {
+	if err := srv.Serve(tls.NewListener(bounded, conf)); ctx.Err() == nil {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil

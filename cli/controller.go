@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/scheduler/accept"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/fleet"
@@ -35,6 +35,7 @@ type controller struct {
 	state    string
 	runtime  string
 	registry *prometheus.Registry
+	refused  *accept.Refusals
 
 	ledger    *ledger.Ledger
 	ca        *identity.CA
@@ -45,7 +46,8 @@ type controller struct {
 	clusters  map[jobspecs.ClusterKind]cluster.Cluster
 	loop      *reconcile.Loop
 	server    *server.Server
-	gateway   *gateway.Gateway // nil with --no-gateway
+	gateway   *gateway.Gateway // nil with --no-gateway, as is feed
+	feed      *feed
 	upstream  *upstream.Client
 	holder    *identity.Holder
 
@@ -63,6 +65,7 @@ func newController(ctx context.Context, inv *invocation, o serveOptions) (c *con
 		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: newRegistry(),
 		shutdown: make(chan struct{}),
 	}
+	c.refused = accept.NewRefusals(c.registry)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())
@@ -208,7 +211,7 @@ func (c *controller) listen(o serveOptions) (err error) {
 	if o.noGateway {
 		return nil
 	}
-	if c.clients, err = c.inv.listenForClients(filepath.Join(c.state, portFile), c.ca, c.endpoint.Hostname); err != nil {
+	if c.clients, err = c.inv.listenForClients(filepath.Join(c.state, portFile), c.ca, c.endpoint.Hostname, c.refused); err != nil {
 		return err
 	}
 	c.endpoint.GatewayURL = c.clients.url
@@ -236,6 +239,7 @@ func (c *controller) wire(o serveOptions) (err error) {
 	c.gateway, err = newGateway(c.inv, gatewayParts{
 		name: "controller", upstream: c.upstream, record: c.record, registry: c.registry, log: c.log, state: c.state,
 	})
+	c.feed = newFeed(c.gateway)
 	return err
 }
 
@@ -295,18 +299,18 @@ func (c *controller) parts() []func(context.Context) error {
 	tlsConfig.NextProtos = []string{"h2", "http/1.1"}
 	parts := []func(context.Context) error{
 		c.ledger.Run, c.publisher.Run, c.loop.Run, c.watchKeys, c.renewOwn,
-		serveHTTP(tls.NewListener(c.agents, tlsConfig), c.server.Agents(), c.server.Close, c.log),
-		serveHTTP(c.owner, c.server.Owner(), c.server.Close, c.log),
+		serveHTTP(bounded(c.agents, "agents", c.refused, tlsConfig), c.server.Agents(), c.server.Close, c.log),
+		serveHTTP(bounded(c.owner, "owner", c.refused, nil), c.server.Owner(), c.server.Close, c.log),
 	}
 	if c.gateway == nil {
 		return parts
 	}
-	return append(parts, c.gateway.Run, c.feedGateway, serveGateway(c.clients, c.gateway))
+	return append(parts, c.gateway.Run, c.feedGateway, serveGateway(c.clients.boundedListener, c.gateway, c.feed))
 }
 
 // feedGateway gives the gateway of this process what others get over the wire.
 func (c *controller) feedGateway(ctx context.Context) error {
-	err := c.publisher.Watch(ctx, c.gateway.Apply)
+	err := c.publisher.Watch(ctx, c.feed.Apply)
 	if ctx.Err() != nil {
 		return nil
 	}

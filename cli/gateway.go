@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"path/filepath"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -62,7 +62,33 @@ func saltKey(path string) ([]byte, error) {
 	return statefile.ReadPrivate(path, 64)
 }
 
-// serveGateway serves clients until its context ends.
-func serveGateway(l net.Listener, g *gateway.Gateway) func(context.Context) error {
-	return func(ctx context.Context) error { return untilDone(ctx, g.HTTPServer(), l, func() {}) }
+// feed is the way of views into a gateway.
+type feed struct {
+	apply func(*apiv1.WatchResponse) error
+	first chan struct{} // closed when the first one has come
+	once  sync.Once
+}
+
+func newFeed(g *gateway.Gateway) *feed { return &feed{apply: g.Apply, first: make(chan struct{})} }
+
+// Apply hands a view on.
+func (f *feed) Apply(v *apiv1.WatchResponse) error {
+	err := f.apply(v)
+	if err == nil {
+		f.once.Do(func() { close(f.first) })
+	}
+	return err
+}
+
+// serveGateway serves clients until its context ends. It begins with the first view: before, the gateway knows no key and
+// would tell everybody that his is wrong. Who connects earlier waits.
+func serveGateway(l boundedListener, g *gateway.Gateway, f *feed) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-f.first:
+			return untilDone(ctx, g.HTTPServer(), l, func() {})
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }

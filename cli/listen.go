@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock/penstock/scheduler/accept"
 	"github.com/penstock/penstock/scheduler/identity"
 	"github.com/penstock/penstock/scheduler/statefile"
 )
@@ -72,7 +73,7 @@ func ownPortFile(state, gateway string) string {
 
 // clientsPort is where a gateway listens for clients.
 type clientsPort struct {
-	net.Listener
+	boundedListener
 	url string // ends in /v1
 	// lost is the address of last time, which another process has taken; empty = none is.
 	lost string
@@ -89,8 +90,9 @@ func (p clientsPort) warning() string {
 }
 
 // listenForClients opens the gateway's listener. Port 0 means: the port of last time, which file remembers, if it is free,
-// else a new one. On loopback it is plain HTTP, since keys guard it; everywhere else it is TLS with a certificate of our CA.
-func (inv *invocation) listenForClients(file string, ca *identity.CA, hostname string) (p clientsPort, err error) {
+// else a new one. On loopback it is plain HTTP unless TLS is asked for, since keys guard it; everywhere else it is TLS, with
+// a certificate of our CA.
+func (inv *invocation) listenForClients(file string, ca *identity.CA, hostname string, refused *accept.Refusals) (p clientsPort, err error) {
 	address := inv.set.get("gateway.listen")
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -102,17 +104,25 @@ func (inv *invocation) listenForClients(file string, ca *identity.CA, hostname s
 	}
 	name := orDefault(inv.set.get("gateway.advertise"), hostname)
 	at := reachable(l.Addr(), name)
-	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return clientsPort{l, "http://" + at + "/v1", lost}, nil
+	names := []string{name, hostname, host}
+	if isLoopback(host) {
+		if !inv.set.is("gateway.tls") {
+			return clientsPort{bounded(l, "clients", refused, nil), "http://" + at + "/v1", lost}, nil
+		}
+		names = append(names, "localhost", "127.0.0.1", "::1")
 	}
-	now := time.Now()
-	cert, err := ca.Issue(identity.ID{Role: identity.Gateway, Name: "clients"}, ownTTL, now, name, hostname, host)
+	cert, err := ca.Issue(identity.ID{Role: identity.Gateway, Name: "clients"}, ownTTL, time.Now(), names...)
 	if err != nil {
 		l.Close()
 		return p, err
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
-	return clientsPort{tls.NewListener(l, config), "https://" + at + "/v1", lost}, nil
+	return clientsPort{bounded(l, "clients", refused, config), "https://" + at + "/v1", lost}, nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // listenAgain opens the port of last time where any would do. lost is that of last time where somebody has taken it.

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
+	"github.com/penstock/penstock/scheduler/accept"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/gateway"
 	"github.com/penstock/penstock/scheduler/identity"
@@ -26,7 +27,7 @@ func gatewayCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "gateway", Usage: "run one more gateway",
 		Description: "It finds the controller through the state folder, and serves on from what it last knew while the controller is away.",
-		Flags: append(roleFlags("gateway.listen", "gateway.advertise"),
+		Flags: append(roleFlags("gateway.listen", "gateway.tls", "gateway.advertise"),
 			&cli.StringFlag{Name: "name", Usage: "of this gateway; default: HOST-PID"}),
 		Action: action(std, func(c *cli.Context) (string, error) {
 			_, err := nothing(c)
@@ -45,6 +46,7 @@ type remoteGateway struct {
 	holder  *identity.Holder
 	pool    *x509.CertPool
 	gateway *gateway.Gateway
+	feed    *feed
 
 	recorder apiv1.GatewayServiceClient // for records; nil = not connected
 	hangUp   func()                     // ends recorder
@@ -66,7 +68,8 @@ func runGateway(ctx context.Context, inv *invocation, name string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := inv.listenForClients(ownPortFile(g.state, name), ca, host)
+	registry := newRegistry()
+	listener, err := inv.listenForClients(ownPortFile(g.state, name), ca, host, accept.NewRefusals(registry))
 	if err != nil {
 		return err
 	}
@@ -75,16 +78,16 @@ func runGateway(ctx context.Context, inv *invocation, name string) error {
 	if listener.lost != "" {
 		g.log.Warn().Str("lost", listener.lost).Str("url", g.url).Msg("another process has taken the port where the gateway was before")
 	}
-	registry := newRegistry()
 	up := newUpstream(g.holder.Certificate, g.pool)
 	defer up.Close()
 	g.gateway, err = newGateway(inv, gatewayParts{name: g.name, upstream: up, record: g.record, registry: registry, log: g.log, state: g.state})
 	if err != nil {
 		return err
 	}
+	g.feed = newFeed(g.gateway)
 	g.log.Info().Str("gateway", g.name).Str("url", g.url).Msg("gateway serves")
 	var group run.Group
-	for _, part := range []func(context.Context) error{g.gateway.Run, g.watch, g.renew, serveGateway(listener, g.gateway)} {
+	for _, part := range []func(context.Context) error{g.gateway.Run, g.watch, g.renew, serveGateway(listener.boundedListener, g.gateway, g.feed)} {
 		ctx, cancel := context.WithCancel(ctx)
 		group.Add(func() error { return part(ctx) }, func(error) { cancel() })
 	}
@@ -190,7 +193,7 @@ func (g *remoteGateway) watchOnce(ctx context.Context) error {
 	}
 	defer stream.Close()
 	for stream.Receive() {
-		if err := g.gateway.Apply(stream.Msg()); err != nil {
+		if err := g.feed.Apply(stream.Msg()); err != nil {
 			return err
 		}
 	}

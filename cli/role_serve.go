@@ -27,7 +27,7 @@ func serveCommand(std IO) *cli.Command {
 			"A service manager that runs it must leave its children alone (systemd: KillMode=process).\n" +
 			"Where this host belongs to a Slurm cluster, deployments with cluster: slurm become its jobs, whose agents dial back to\n" +
 			"--advertise (default: this host's name) or to an address of this host.",
-		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "gateway.listen", "gateway.advertise", "local.nodes"),
+		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "gateway.listen", "gateway.tls", "gateway.advertise", "local.nodes"),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
 			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
 			&cli.BoolFlag{Name: "no-gateway", Usage: "no gateway in this process"},

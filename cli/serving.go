@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -9,11 +10,12 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/penstock/penstock/scheduler/accept"
 	"github.com/penstock/penstock/scheduler/identity"
 )
 
 // serveHTTP serves until its context ends; closeStreams ends what would never end by itself.
-func serveHTTP(l net.Listener, h http.Handler, closeStreams func(), log zerolog.Logger) func(context.Context) error {
+func serveHTTP(l boundedListener, h http.Handler, closeStreams func(), log zerolog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		protocols := new(http.Protocols)
 		protocols.SetHTTP1(true)
@@ -26,10 +28,26 @@ func serveHTTP(l net.Listener, h http.Handler, closeStreams func(), log zerolog.
 	}
 }
 
+// boundedListener is a port with its limits, through TLS or not.
+type boundedListener struct {
+	net.Listener
+	bounds *accept.Listener
+}
+
+// bounded limits what strangers can take of a port; conf nil = without TLS.
+func bounded(l net.Listener, port string, r *accept.Refusals, conf *tls.Config) boundedListener {
+	b := accept.Wrap(l, port, accept.Limits{}, r)
+	if conf == nil {
+		return boundedListener{b, b}
+	}
+	return boundedListener{tls.NewListener(b, conf), b}
+}
+
 const shutdownPatience = 5 * time.Second
 
 // untilDone runs a server until ctx ends, then lets open requests finish for a while.
-func untilDone(ctx context.Context, srv *http.Server, l net.Listener, closeStreams func()) error {
+func untilDone(ctx context.Context, srv *http.Server, l boundedListener, closeStreams func()) error {
+	l.bounds.Watch(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	select {

@@ -41,6 +41,7 @@ var settings = []setting{
 	{Key: "controller.listen", Flag: "listen", Usage: "host:port for agents and gateways (mTLS); auto: every interface with Slurm, else loopback", Default: fixed("auto")},
 	{Key: "controller.advertise", Flag: "advertise", Usage: "host name or address under which nodes reach the controller", Default: fixed("")},
 	{Key: "gateway.listen", Flag: "gateway-listen", Usage: "host:port for clients; beyond loopback TLS is on", Default: fixed("127.0.0.1:0")},
+	{Key: "gateway.tls", Flag: "tls", Usage: "TLS for clients on loopback too", Default: fixed("false"), Bool: true},
 	{Key: "gateway.advertise", Flag: "gateway-advertise", Usage: "host name under which clients reach the gateway", Default: fixed("")},
 	{Key: "slurm.use", Flag: "slurm", Usage: "auto (where this host belongs to a cluster), on or off", Default: fixed("auto")},
 	{Key: "local.nodes", Flag: "local-nodes", Usage: "logical nodes of this machine: NAME:GPUS,NAME:GPUS", Default: fixed("")},
@@ -72,16 +73,16 @@ func globalFlags() []cli.Flag {
 		if strings.Contains(s.Key, ".") && !strings.HasPrefix(s.Key, "log.") {
 			continue // belongs to the roles that listen
 		}
-		out = append(out, s.flag())
+		out = append(out, s.flag(globalCategory))
 	}
 	return out
 }
 
-func (s setting) flag() cli.Flag {
+func (s setting) flag(category string) cli.Flag {
 	if s.Bool {
-		return &cli.BoolFlag{Name: s.Flag, Usage: s.Usage, Category: globalCategory}
+		return &cli.BoolFlag{Name: s.Flag, Usage: s.Usage, Category: category}
 	}
-	return &cli.StringFlag{Name: s.Flag, Usage: s.Usage, Category: globalCategory}
+	return &cli.StringFlag{Name: s.Flag, Usage: s.Usage, Category: category}
 }
 
 // roleFlags are the settings of commands that listen or place.
@@ -89,9 +90,7 @@ func roleFlags(keys ...string) []cli.Flag {
 	var out []cli.Flag
 	for _, s := range settings {
 		if slices.Contains(keys, s.Key) {
-			f := s.flag().(*cli.StringFlag)
-			f.Category = ""
-			out = append(out, f)
+			out = append(out, s.flag(""))
 		}
 	}
 	return out
