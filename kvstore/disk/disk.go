@@ -128,9 +128,10 @@ type Store struct {
 	segments map[uint32]*segment
 	order    []*segment // by age
 	active   *segment
-	number   uint32 // of the newest segment
-	seq      uint64 // of the newest record
-	marked   map[*segment]bool
+	number   uint32            // of the newest segment
+	seq      uint64            // of the newest record
+	marked   map[*segment]bool // has marks to be written
+	marksOut bool              // marks are being written
 	unsynced map[*segment]bool
 	copying  map[kvstore.Key]chan struct{} // closed when it is decided which copy lives
 	rotating bool

@@ -20,8 +20,11 @@ func (s *Store) evictOne(copyOn bool) bool {
 		s.copyOn(p)
 	}
 	s.forget(g)
-	s.writeMarks() // of parts elsewhere, before this segment's are gone
-	err := s.folder().Remove(segmentName(g.number))
+	err := s.writeMarks() // what this segment's records replaced must not come back when they are gone
+	if err == nil {
+		err = s.folder().Remove(segmentName(g.number))
+	}
+	s.leaveOut(g, err)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.count.errors.Add(1)
 		s.opts.Log.Warn().Err(err).Str("segment", segmentName(g.number)).Msg("a segment of the disk tier cannot be removed")
@@ -125,7 +128,7 @@ func (s *Store) copyOn(p place) {
 	}
 	s.count.copied.Add(int64(p.size))
 	s.accept(to, &p)
-	s.writeMarks()
+	_ = s.writeMarks() // again with the next
 }
 
 // recordOf is a record as the index knows it: what steers eviction, but not the session's number.
@@ -136,7 +139,7 @@ func (s *Store) recordOf(p place) record {
 	}
 }
 
-// forget takes a segment out, with the groups of which it holds a part.
+// forget drops all that is in a segment, with the other parts of its groups.
 func (s *Store) forget(g *segment) {
 	const batch = 1000 // so that others get on meanwhile
 	s.mu.Lock()
@@ -153,6 +156,19 @@ func (s *Store) forget(g *segment) {
 			s.mu.Unlock()
 			s.mu.Lock()
 		}
+	}
+}
+
+// leaveOut takes a segment out whose file is gone. One that could not be removed is the first to be tried again.
+func (s *Store) leaveOut(g *segment, failed error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if failed != nil && !errors.Is(failed, fs.ErrNotExist) {
+		g.phase = broken
+		return
+	}
+	if g.removed {
+		return
 	}
 	g.removed = true
 	delete(s.segments, g.number)

@@ -105,7 +105,7 @@ func (s *Store) enterAll(all []found) error {
 	}
 	for s.missing(0) > 0 && s.evictOne(false) {
 	}
-	s.writeMarks()
+	_ = s.writeMarks() // again with the next
 	s.opts.Log.Info().Str("folder", s.opts.Dir).Int("segments", len(all)).Int("blocks", blocks).Int("without_footer", len(unsealed)).
 		Bool("direct", s.fs.Direct()).Bool("encrypted", s.opts.Keys != nil).Msg("disk tier is open")
 	return nil

@@ -1,6 +1,14 @@
 package disk
 
-import "encoding/binary"
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/penstock/penstock/kvstore"
+)
 
 // marksPerPage is how many records one page of marks speaks of.
 const marksPerPage = (page - marksHead) * 8
@@ -72,4 +80,76 @@ func allZero(b []byte) bool {
 		}
 	}
 	return true
+}
+
+// markPage is a page of marks on its way to the disk.
+type markPage struct {
+	g      *segment
+	number int
+	bytes  []byte
+}
+
+// takeMarks returns the pages of marks that have changed, those of the oldest records first. The lock is not held.
+func (s *Store) takeMarks() (pages []markPage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range slices.SortedFunc(maps.Keys(s.marked), func(a, b *segment) int { return cmp.Compare(a.number, b.number) }) {
+		for _, number := range slices.Sorted(maps.Keys(g.marks.dirty)) {
+			b := s.buffers.get(page)
+			g.marks.put(b, number, &g.seal)
+			pages = append(pages, markPage{g, number, b})
+		}
+		clear(g.marks.dirty)
+		s.unsynced[g] = true
+	}
+	clear(s.marked)
+	s.marksOut = true
+	return pages
+}
+
+// writeMarks writes all pages of marks that have changed. They are taken at one moment and written with the oldest first, so
+// that however far it gets before the process ends, no record that was replaced is found without the one that replaced it.
+// What cannot be written stays for the next time.
+func (s *Store) writeMarks() error {
+	s.marking.Lock()
+	defer s.marking.Unlock()
+	var failed error
+	for _, p := range s.takeMarks() {
+		if failed == nil {
+			failed = s.writeMarkPage(p)
+		}
+		if failed != nil {
+			s.mu.Lock()
+			p.g.marks.dirty[p.number] = true
+			s.marked[p.g] = !p.g.removed
+			s.mu.Unlock()
+		}
+		s.buffers.put(p.bytes)
+	}
+	s.mu.Lock()
+	s.marksOut = false
+	s.mu.Unlock()
+	if failed == nil {
+		return nil
+	}
+	s.count.errors.Add(1)
+	return fmt.Errorf("mark dead records: %w: %w", kvstore.ErrUnavailable, failed)
+}
+
+func (s *Store) writeMarkPage(p markPage) error {
+	f, done, err := p.g.handle.use(func() (file, error) { return s.folder().Open(segmentName(p.g.number)) }, &s.limit)
+	if err != nil {
+		if s.isRemoved(p.g) {
+			return nil
+		}
+		return err
+	}
+	defer done()
+	return f.WriteAt(p.bytes, int64(1+p.number)*page)
+}
+
+func (s *Store) isRemoved(g *segment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g.removed
 }

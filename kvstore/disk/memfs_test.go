@@ -222,7 +222,7 @@ func (h *memHandle) WriteAt(p []byte, at int64) error {
 	h.m.mu.Lock()
 	defer h.m.mu.Unlock()
 	if failed != nil {
-		p = p[:len(p)/2/sector*sector] // torn
+		p = p[:len(p)/2/page*page] // torn as a kill tears it: between pages
 	}
 	if err := h.grow(at + int64(len(p))); err != nil {
 		return err

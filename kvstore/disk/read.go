@@ -216,7 +216,7 @@ func (s *Store) corrupt(p place, err error) {
 		s.dropGroup(p.key.Group())
 	}
 	s.mu.Unlock()
-	s.background(s.writeMarks)
+	s.background(func() { _ = s.writeMarks() }) // again with the next
 }
 
 // vanished handles a place whose file is gone. It says whether the block is elsewhere by now. A file that somebody else
@@ -231,6 +231,7 @@ func (s *Store) vanished(p place) bool {
 		s.count.errors.Add(1)
 		s.opts.Log.Warn().Str("segment", segmentName(p.segment)).Msg("somebody removed a file of the disk tier; its blocks are forgotten")
 		s.forget(p.g)
+		s.leaveOut(p.g, nil)
 	}
 	return elsewhere
 }

@@ -29,6 +29,8 @@ func (s *Store) rotate(size int64) {
 	s.active, s.failed = g, err
 	if err != nil {
 		s.rotating = false
+	} else if s.allocated()+s.opts.SegmentBytes > s.opts.Budget && size == s.opts.SegmentBytes {
+		g.held = int64(float64(size) * max(0, s.opts.CopyShare))
 	}
 	s.tell()
 	s.mu.Unlock()
@@ -40,9 +42,8 @@ func (s *Store) rotate(size int64) {
 	}
 	for s.missing(s.opts.SegmentBytes) > 0 && s.evictOne(true) {
 	}
-	s.writeMarks()
 	s.mu.Lock()
-	s.rotating = false
+	s.rotating, g.held = false, 0
 	s.tell()
 	s.mu.Unlock()
 }
@@ -194,12 +195,12 @@ func (s *Store) Sync(ctx context.Context) error {
 }
 
 func (s *Store) syncAll() error {
-	s.writeMarks()
+	failed := s.writeMarks()
 	s.mu.Lock()
 	fsys, todo := s.fs, s.unsynced
 	s.unsynced = map[*segment]bool{}
 	s.mu.Unlock()
-	err := fsys.Sync()
+	err := errors.Join(failed, fsys.Sync())
 	for g := range todo {
 		if failed := s.syncSegment(g); failed != nil {
 			err = errors.Join(err, failed)

@@ -40,6 +40,7 @@ type segment struct {
 	phase     phase
 	tail      int64  // where the next record begins
 	ordinals  uint32 // given out
+	held      int64  // room that is kept for records which are copied on
 	writers   int
 	allocated int64 // bytes of the medium
 	marks     *marks
@@ -88,10 +89,14 @@ func (g *segment) begin() int64 { return int64(1+g.marksPages()) * page }
 // footprint is how many bytes a record takes, with what pads it.
 func (g *segment) footprint(r *record) int64 { return roundUp(r.end(g.seal.aead != nil), g.align) }
 
-// fits says whether a record can be added so that the footer still has room.
-func (g *segment) fits(r *record) bool {
+// fits says whether a record can be added so that the footer still has room, and what is held for copies.
+func (g *segment) fits(r *record, isCopy bool) bool {
+	held := g.held
+	if isCopy {
+		held = 0
+	}
 	return g.phase == filling && g.ordinals < g.marks.room() &&
-		g.tail+g.footprint(r)+footerRoom(int(g.ordinals)+1) <= g.size
+		g.tail+g.footprint(r)+held+footerRoom(int(g.ordinals)+1) <= g.size
 }
 
 // footerRoom is how many bytes the footer and the trailer take at most.

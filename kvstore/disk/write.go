@@ -128,10 +128,11 @@ func (s *Store) reserveHere(r *record) *spot {
 		return nil
 	}
 	r.paged = g.align == page && r.size >= pagedFrom
-	if !g.fits(r) {
+	isCopy := r.seq != 0
+	if !g.fits(r, isCopy) {
 		return nil
 	}
-	if r.seq == 0 { // a copy keeps its own
+	if !isCopy {
 		s.seq++
 		r.seq = s.seq
 	}
@@ -208,7 +209,7 @@ func (s *Store) accept(p *spot, copyOf *place) {
 		s.unsynced[p.g] = true
 		s.enterRecord(p.g, &p.r, p.at)
 	}
-	last := s.written(p.g)
+	last := s.leaveSegment(p.g)
 	dirty := len(s.marked) > 0
 	s.mu.Unlock()
 	s.afterwards(last, dirty, p.g)
@@ -225,13 +226,13 @@ func (s *Store) abandon(p *spot) {
 	s.buffers.put(p.buf)
 	s.mu.Lock()
 	s.mark(p.g, p.r.ordinal)
-	last := s.written(p.g)
+	last := s.leaveSegment(p.g)
 	s.mu.Unlock()
 	s.afterwards(last, true, p.g)
 }
 
-// written notes that a record's writer is done, and says whether the segment can be sealed now. The lock is held.
-func (s *Store) written(g *segment) (last bool) {
+// leaveSegment notes that a record's writer is done, and says whether the segment can be sealed now. The lock is held.
+func (s *Store) leaveSegment(g *segment) (last bool) {
 	g.writers--
 	return g.writers == 0 && g.phase == closing
 }
@@ -245,7 +246,7 @@ func (s *Store) afterwards(last, dirty bool, g *segment) {
 			s.sealOrBreak(g)
 		}
 		if dirty {
-			s.writeMarks()
+			_ = s.writeMarks() // again with the next
 		}
 	})
 }
@@ -342,7 +343,8 @@ func (s *Store) dropGroup(g kvstore.Group) int {
 }
 
 // Delete implements kvstore.Store. Once it has returned nil, the block stays away if this process is killed; that it stays
-// away when the machine crashes is sure after the next Sync.
+// away when the machine crashes is sure after the next Sync. Where it returns an error the block is forgotten too, but may be
+// found again after a restart.
 func (s *Store) Delete(ctx context.Context, k kvstore.Key) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -358,8 +360,9 @@ func (s *Store) Delete(ctx context.Context, k kvstore.Key) error {
 		s.count.deleted.Add(1)
 	}
 	copied := s.copying[k]
+	nothing := n == 0 && len(s.marked) == 0 && !s.marksOut
 	s.mu.Unlock()
-	if n == 0 {
+	if nothing {
 		return nil
 	}
 	if copied != nil { // until the copy is dead too
@@ -369,56 +372,9 @@ func (s *Store) Delete(ctx context.Context, k kvstore.Key) error {
 			return ctx.Err()
 		}
 	}
-	_, err := throughLane(ctx, s, &s.writes, func() struct{} { s.writeMarks(); return struct{}{} }, func(struct{}) {})
+	failed, err := throughLane(ctx, s, &s.writes, s.writeMarks, func(error) {})
+	if err == nil {
+		err = failed
+	}
 	return wrap("delete", k, err)
-}
-
-// writeMarks writes all pages of marks that have changed. What cannot be written is tried again with the next.
-func (s *Store) writeMarks() {
-	s.marking.Lock()
-	defer s.marking.Unlock()
-	s.mu.Lock()
-	todo := make([]*segment, 0, len(s.marked))
-	for g := range s.marked {
-		todo = append(todo, g)
-	}
-	s.mu.Unlock()
-	for _, g := range todo {
-		if err := s.writeMarksOf(g); err != nil {
-			s.count.errors.Add(1)
-		}
-	}
-}
-
-func (s *Store) writeMarksOf(g *segment) error {
-	f, done, err := g.handle.use(func() (file, error) { return s.folder().Open(segmentName(g.number)) }, &s.limit)
-	if err != nil {
-		return err
-	}
-	defer done()
-	buf := s.buffers.get(page)
-	defer s.buffers.put(buf)
-	for {
-		s.mu.Lock()
-		number, some := 0, false
-		for number = range g.marks.dirty {
-			some = true
-			break
-		}
-		if !some || g.removed {
-			delete(s.marked, g)
-			s.mu.Unlock()
-			return nil
-		}
-		delete(g.marks.dirty, number)
-		g.marks.put(buf, number, &g.seal)
-		s.unsynced[g] = true
-		s.mu.Unlock()
-		if err := f.WriteAt(buf, int64(1+number)*page); err != nil {
-			s.mu.Lock()
-			g.marks.dirty[number] = true
-			s.mu.Unlock()
-			return err
-		}
-	}
 }
