@@ -1,0 +1,149 @@
+package tiered
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/penstock/penstock/kvstore"
+)
+
+// ranked is a tier that can say what it holds, the most valuable first and a chain's beginning before its end.
+type ranked interface {
+	Ranked(each func(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) bool)
+}
+
+// Flushed is what a flush has done.
+type Flushed struct {
+	Blocks, Bytes int64 // written
+	There         int64 // blocks that the tier had already
+	Failed        int64 // blocks that it did not take
+	Left          bool  // the deadline came before the end
+}
+
+// Flush writes to the last tier what it does not have, until all is there or the context ends: first what is queued for
+// it, then what the tiers above it hold, the most valuable first, each chain from its beginning, so that whatever is
+// written can be used. progress is called after each block, from several goroutines; it may be nil. Where the last tier is
+// dead, the one above it is written to. An error says that nothing could be written to at all.
+func (s *Store) Flush(ctx context.Context, progress func(Flushed)) (Flushed, error) {
+	target := len(s.lanes) - 1
+	for target >= 0 && s.lanes[target].breaker.open() {
+		target--
+	}
+	if target < 0 {
+		return Flushed{}, fmt.Errorf("flush: no tier below the first answers: %w", kvstore.ErrUnavailable)
+	}
+	f := flush{lane: s.lanes[target], progress: progress, places: make(chan struct{}, s.lanes[target].tier.Workers)}
+	f.queued(ctx)
+	for _, l := range s.lanes[:target] {
+		l.eachWaiting(func(j *job) { f.block(ctx, j.key, j.block, j.hint) })
+	}
+	f.tier(ctx, s.first)
+	for _, l := range s.lanes[:target] {
+		f.tier(ctx, l.tier.Store)
+	}
+	f.queued(ctx) // what was forgotten above meanwhile
+	f.wg.Wait()
+	f.done.Left = f.done.Left || ctx.Err() != nil
+	return f.done, nil
+}
+
+type flush struct {
+	lane     *lane
+	progress func(Flushed)
+	places   chan struct{} // one for each block that is being written
+	wg       sync.WaitGroup
+
+	mu   sync.Mutex
+	done Flushed
+}
+
+// queued does the jobs that wait.
+func (f *flush) queued(ctx context.Context) {
+	for ctx.Err() == nil && !f.lane.breaker.open() {
+		j := f.lane.take()
+		if j == nil {
+			return
+		}
+		f.begin(func() {
+			size := jobSize(j)
+			wrote, err := f.lane.do(ctx, j)
+			f.count(err, size, wrote)
+		})
+	}
+}
+
+func jobSize(j *job) int64 {
+	if j.block == nil {
+		return 0
+	}
+	return int64(j.block.Len())
+}
+
+// tier writes what a store above holds.
+func (f *flush) tier(ctx context.Context, from kvstore.Store) {
+	r, ok := from.(ranked)
+	if !ok {
+		return
+	}
+	r.Ranked(func(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) bool { return f.block(ctx, k, b, h) })
+}
+
+// block writes one block, unless it is time to stop.
+func (f *flush) block(ctx context.Context, k kvstore.Key, b *kvstore.Block, h kvstore.Hint) (goOn bool) {
+	if ctx.Err() != nil || f.lane.breaker.open() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.done.Left = true
+		return false
+	}
+	b.Retain()
+	f.begin(func() {
+		defer b.Release()
+		wrote, err := f.lane.flush(ctx, k, b, h)
+		f.count(err, int64(b.Len()), wrote)
+	})
+	return true
+}
+
+// begin starts one write when a place is free: writes begin in the order of value.
+func (f *flush) begin(write func()) {
+	f.places <- struct{}{}
+	f.wg.Go(func() {
+		defer func() { <-f.places }()
+		write()
+	})
+}
+
+func (f *flush) count(err error, bytes int64, wrote bool) {
+	f.mu.Lock()
+	switch {
+	case err != nil:
+		f.done.Failed++
+	case wrote:
+		f.done.Blocks++
+		f.done.Bytes += bytes
+	default:
+		f.done.There++
+	}
+	now := f.done
+	f.mu.Unlock()
+	if f.progress != nil {
+		f.progress(now)
+	}
+}
+
+// flush writes one block now, beside the queue, unless the tier has it.
+func (l *lane) flush(ctx context.Context, k kvstore.Key, b *kvstore.Block, h kvstore.Hint) (wrote bool, err error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return false, kvstore.ErrUnavailable
+	}
+	if newest := l.newest(k); newest == nil || newest.block == nil {
+		l.bytes += int64(b.Len())
+		l.set(&job{key: k, block: b.Retain(), hint: h, sum: b.Sum()})
+	}
+	l.mu.Unlock()
+	return l.clear(ctx, k)
+}
