@@ -12,20 +12,22 @@ import (
 	"github.com/penstock/penstock/tests/slurm/testbed"
 )
 
-// breaking are the checks of the suite that break the cluster: they get a bed of their own and run one after the other.
-const breaking = "silence_is|no_call_outlives|the_loss_of_a_node"
+// breaking are the checks of the suite that break the cluster: each gets a bed of its own.
+var breaking = []string{"silence_is", "no_call_outlives", "the_loss_of_a_node"}
 
 // TestConforms runs the suite that every cluster passes against the adapter on a real Slurm. The suite itself runs on the
 // login node as Alice: this test binary, started again there (TestInside).
 func TestConforms(t *testing.T) {
 	t.Parallel()
-	t.Run("together", func(t *testing.T) {
+	for _, check := range breaking {
+		t.Run(check, func(t *testing.T) {
+			t.Parallel()
+			conform(t, "-test.run=^TestInside$/^"+check)
+		})
+	}
+	t.Run("others", func(t *testing.T) {
 		t.Parallel()
-		conform(t, "-test.run=^TestInside$", "-test.skip=^TestInside$/^("+breaking+")", "-test.parallel=8")
-	})
-	t.Run("breaking", func(t *testing.T) {
-		t.Parallel()
-		conform(t, "-test.run=^TestInside$/^("+breaking+")", "-test.parallel=1")
+		conform(t, "-test.run=^TestInside$", "-test.skip=^TestInside$/^("+strings.Join(breaking, "|")+")", "-test.parallel=8")
 	})
 }
 
