@@ -111,7 +111,7 @@ func (c *Cluster) jobOf(e entry, launch cluster.LaunchID, now time.Time) cluster
 	case cluster.JobEnded:
 		j.Exit = exitOf(e.state, e.exit)
 		j.Reason = howEnded(e.state, e.reason, j.Exit, stop != nil)
-		if j.Cause = causeOf(e.state, e.reason); stop != nil && j.Cause == cluster.EndedCancelled {
+		if j.Cause = causeOf(e.state, e.reason, e.exit); stop != nil && j.Cause == cluster.EndedCancelled {
 			j.Cause = cluster.EndedAsked
 		}
 		j.Ended = e.end

@@ -49,7 +49,7 @@ var waits = map[string]string{
 	"NonZeroExitCode":          "its last start failed",
 	"ReservationMaintenance":   "a maintenance reservation begins before it would end; a shorter slurm.time may help",
 	"DeadLine":                 "it can no longer end before its deadline",
-	"Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions": "the nodes that it needs are down, drained, or kept for partitions of higher priority",
+	nodesRequired:              "the nodes that it needs are down, drained, or kept for partitions of higher priority",
 }
 
 // limited tells whether a reason is a limit of the user, the account or the QOS: what keeps a second job from starting while
@@ -70,13 +70,16 @@ func limitedBy(reason string) (limit string, is bool) {
 	return "", false
 }
 
+// nodesRequired begins the one reason that Slurm gives as a sentence.
+const nodesRequired = "Nodes required for job"
+
 // firstWord is a reason without what Slurm appends: ReqNodeNotAvail, UnavailableNodes:node2.
 func firstWord(reason string) string {
-	word, _, _ := strings.Cut(strings.TrimLeft(reason, "("), ",")
-	if strings.Contains(reason, "_are_") {
-		word = strings.Trim(reason, "()")
+	if strings.HasPrefix(strings.ReplaceAll(reason, "_", " "), nodesRequired) {
+		return nodesRequired
 	}
-	return strings.TrimRight(word, ")")
+	word, _, _ := strings.Cut(strings.Trim(reason, "()"), ",")
+	return word
 }
 
 // waitWords says in words why a job is pending, and when Slurm expects to start it.
@@ -96,6 +99,7 @@ func waitWords(state, reason string, start, now time.Time) string {
 		words = "Slurm gives no reason"
 	case !ok:
 		words = "Slurm's reason is " + reason
+	case firstWord(reason) == nodesRequired: // says the same
 	default:
 		words += " (" + reason + ")"
 	}

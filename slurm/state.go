@@ -2,6 +2,7 @@ package slurm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -37,14 +38,15 @@ var causes = map[string]cluster.EndCause{
 	"LAUNCH_FAILED": cluster.EndedNodeFailed, "RECONFIG_FAIL": cluster.EndedNodeFailed, "OUT_OF_MEMORY": cluster.EndedOutOfMemory,
 }
 
+// notStarted are reasons of jobs that their nodes could not start. 22.05 gives the first also for a script that a signal
+// has killed; then the exit tells.
+var notStarted = []string{"JobLaunchFailure", "NodeDown", "Prolog", "PrologFail", "LaunchFailedRequeuedHeld", "BootFail"}
+
 // causeOf is why a job ended, as far as Slurm tells.
-func causeOf(state, reason string) cluster.EndCause {
+func causeOf(state, reason string, exit status) cluster.EndCause {
 	word, _, _ := strings.Cut(state, " ")
-	switch reason {
-	case "JobLaunchFailure", "NodeDown", "Prolog", "PrologFail", "LaunchFailedRequeuedHeld", "BootFail":
-		if word == "FAILED" {
-			return cluster.EndedNodeFailed
-		}
+	if word == "FAILED" && slices.Contains(notStarted, reason) && exit.signal == 0 {
+		return cluster.EndedNodeFailed
 	}
 	return causes[word]
 }
@@ -83,12 +85,13 @@ func howEnded(state, reason string, exit *cluster.Exit, asked bool) string {
 	if asked {
 		how = "stopped: " + how
 	}
-	switch reason {
+	kind, _, _ := strings.Cut(reason, ":") // RaisedSignal:9(Killed)
+	switch kind {
 	case "", "None", "NonZeroExitCode", "TimeLimit", "RaisedSignal":
 		return how
 	}
-	if word == "CANCELLED" {
-		return how // the reason is still that of its wait
+	if word == "CANCELLED" || exit != nil && exit.Signal != 0 {
+		return how // the reason is still that of its wait; or it is no news
 	}
 	return how + " (" + reason + ")"
 }

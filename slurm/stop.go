@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/jobspecs/render"
@@ -14,7 +15,7 @@ import (
 type stop struct {
 	killAt time.Time // when Slurm's own TERM and KILL begin; zero = they have
 	endAt  time.Time // when it is killed at once
-	told   time.Time // last escalation
+	told   time.Time // the last time that it was told anything
 }
 
 // Stop asks a job to end. A running one gets Penstock's own signal first, which reaches its agent alone and gives it the
@@ -53,7 +54,7 @@ func (c *Cluster) stop(ctx context.Context, id string, grace time.Duration) erro
 		s.killAt = time.Time{}
 		err = c.cancel(ctx, key)
 	default:
-		err = c.cancel(ctx, key, "--batch", "--signal="+render.DrainSignal)
+		err = c.cancel(ctx, key, drainOptions...)
 	}
 	if err != nil {
 		return unknown(err)
@@ -91,9 +92,12 @@ func (c *Cluster) find(ctx context.Context, id string) (jobKey, cluster.JobState
 	return jobKey{id, launch}, stateOf(e.state), nil
 }
 
+// drainOptions send Penstock's signal to the batch shell's place, which is the agent's.
+var drainOptions = []string{"--batch", "--signal=" + render.DrainSignal}
+
 // cancel runs scancel on a job that still carries the launch: of another job with the same ID the name is another one.
 func (c *Cluster) cancel(ctx context.Context, key jobKey, options ...string) error {
-	args := append(options, "--quiet", "--user="+myUID(), "--name="+string(key.launch), key.id)
+	args := append(slices.Clone(options), "--user="+myUID(), "--name="+string(key.launch), key.id)
 	_, err := c.slurm.run(ctx, "", "scancel", args...)
 	if f := (*failure)(nil); errors.As(err, &f) && f.says("Invalid job id", "already completing or completed", "Job/step already") {
 		return nil
@@ -101,7 +105,7 @@ func (c *Cluster) cancel(ctx context.Context, key jobKey, options ...string) err
 	return err
 }
 
-// retell is how long after one escalation the next may come.
+// retell is how long after one word the next may come. A signal to a job whose script Slurm is just starting may be lost.
 const retell = 10 * time.Second
 
 // enforce goes on with jobs whose grace is over.
@@ -120,6 +124,9 @@ func (c *Cluster) enforce(ctx context.Context) {
 		case !s.killAt.IsZero() && !now.Before(s.killAt):
 			s.killAt, s.told = time.Time{}, now
 			orders = append(orders, order{key: key})
+		case !s.killAt.IsZero() && now.Sub(s.told) >= retell:
+			s.told = now
+			orders = append(orders, order{key, drainOptions})
 		case s.killAt.IsZero() && !now.Before(s.endAt) && (s.told.Before(s.endAt) || now.Sub(s.told) >= retell):
 			s.told = now
 			orders = append(orders, order{key, []string{"--signal=KILL"}})
@@ -128,6 +135,6 @@ func (c *Cluster) enforce(ctx context.Context) {
 	c.mu.Unlock()
 	for _, o := range orders {
 		err := c.cancel(ctx, o.key, o.options...)
-		c.log.Info().Err(err).Str("job", o.key.id).Str("launch", string(o.key.launch)).Msg("job did not end in time and is killed")
+		c.log.Info().Err(err).Str("job", o.key.id).Str("launch", string(o.key.launch)).Strs("options", o.options).Msg("job has not ended yet and is told again")
 	}
 }

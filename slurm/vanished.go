@@ -85,7 +85,7 @@ func (c *Cluster) noteAccounts(list []account) {
 		exit, asked := exitOf(a.state, a.exit), c.stopping[key] != nil
 		r.over, r.missed = c.now(), time.Time{}
 		r.job.State, r.job.Exit, r.job.Ended = cluster.JobEnded, exit, a.end
-		r.job.Reason, r.job.Cause = howEnded(a.state, "", exit, asked), causeOf(a.state, "")
+		r.job.Reason, r.job.Cause = howEnded(a.state, "", exit, asked), causeOf(a.state, "", a.exit)
 		if asked && r.job.Cause == cluster.EndedCancelled {
 			r.job.Cause = cluster.EndedAsked
 		}
