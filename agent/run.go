@@ -113,7 +113,7 @@ func (r *run) openOutput() (*process.Rotating, error) {
 		r.log.Warn().Err(err).Msg("engine output is not kept")
 	}
 	return process.NewRotating(process.RotatingOptions{
-		Path: filepath.Join(dir, fmt.Sprintf("engine-%d.log", r.opts.Rank)), MaxBytes: 32 << 20, Keep: 3,
+		Path: filepath.Join(dir, fmt.Sprintf("engine-%d.log", r.opts.Rank)), MaxBytes: process.LogBytes, Keep: process.LogsKept,
 	})
 }
 

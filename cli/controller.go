@@ -71,9 +71,11 @@ func newController(ctx context.Context, inv *invocation, o serveOptions) (c *con
 			err = errors.Join(err, c.close())
 		}
 	}()
-	if c.log, err = inv.logger(); err != nil {
+	var flush func()
+	if c.log, flush, err = inv.roleLogger(o.logFile); err != nil {
 		return c, err
 	}
+	c.defer_(func() error { flush(); return nil })
 	if err := c.openState(ctx); err != nil {
 		return c, err
 	}

@@ -37,6 +37,7 @@ func agentCommand(std IO) *cli.Command {
 			&cli.StringFlag{Name: "job", Usage: "the cluster's own ID of the job"},
 			&cli.StringFlag{Name: "ends-at", Usage: "when the job's time is over, in seconds since 1970; default: $PENSTOCK_ENDS_AT, $SLURM_JOB_END_TIME"},
 			&cli.StringFlag{Name: "listen-host", Usage: "where the data port listens; default: all interfaces"},
+			logFileFlag(),
 			&cli.StringFlag{Name: "cluster", Usage: "whose environment says which node this is: slurm"},
 			&cli.IntFlag{Name: "first-rank", Usage: "slurm: rank of the first task of this step"},
 			&cli.DurationFlag{Name: "kill-wait", Usage: "slurm: time between TERM and KILL"},
@@ -48,6 +49,7 @@ func agentCommand(std IO) *cli.Command {
 
 type agentOptions struct {
 	join, node, job, listenHost, endsAt string
+	logFile                             string
 	rank, nodes                         int
 	cluster                             string
 	slurm                               slurmOptions
@@ -57,7 +59,7 @@ func parseAgent(c *cli.Context) (agentOptions, error) {
 	_, err := nothing(c)
 	o := agentOptions{
 		join: c.String("join"), node: c.String("node"), job: c.String("job"), listenHost: c.String("listen-host"),
-		rank: c.Int("rank"), nodes: c.Int("nodes"), endsAt: c.String("ends-at"), cluster: c.String("cluster"),
+		rank: c.Int("rank"), nodes: c.Int("nodes"), endsAt: c.String("ends-at"), cluster: c.String("cluster"), logFile: c.String("log-file"),
 		slurm: slurmOptions{firstRank: c.Int("first-rank"), killWait: c.Duration("kill-wait"), warning: c.Duration("warning")},
 	}
 	switch {
@@ -73,7 +75,8 @@ func parseAgent(c *cli.Context) (agentOptions, error) {
 // agentArgv is the command line of one rank of a local job. It holds the path of the join file and no secret.
 func agentArgv(inv *invocation, s cluster.Submission, rank int) []string {
 	return append(render.Agent(inv.Self, s.JoinFile, rank, s.Launch.Nodes), "--node", s.Launch.Placement[rank].Node,
-		"--listen-host", "127.0.0.1", "--runtime-dir", inv.set.get("runtimeDir"))
+		"--listen-host", "127.0.0.1", "--runtime-dir", inv.set.get("runtimeDir"),
+		"--log-file", filepath.Join(s.LogDir, fmt.Sprintf("agent-%d.log", rank)))
 }
 
 // runAgent runs until the launch is over. The first SIGTERM (or ctrl-c) drains, the second ends at once.
@@ -90,7 +93,12 @@ func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
 		}
 		inv.set.replace("runtimeDir", slurmRuntimeDir(inv.set, inv.Getenv))
 	}
-	options, done, err := newAgentOptions(inv, o)
+	log, flush, err := inv.roleLogger(o.logFile)
+	if err != nil {
+		return err
+	}
+	defer flush()
+	options, done, err := newAgentOptions(inv, o, log)
 	if err != nil {
 		return err
 	}
@@ -113,11 +121,7 @@ func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
 	return err
 }
 
-func newAgentOptions(inv *invocation, o agentOptions) (agent.Options, func(), error) {
-	log, err := inv.logger()
-	if err != nil {
-		return agent.Options{}, nil, err
-	}
+func newAgentOptions(inv *invocation, o agentOptions, log zerolog.Logger) (agent.Options, func(), error) {
 	join, err := identity.ReadJoinFile(o.join)
 	if err != nil {
 		return agent.Options{}, nil, err

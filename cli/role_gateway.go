@@ -28,12 +28,16 @@ func gatewayCommand(std IO) *cli.Command {
 		Name: "gateway", Usage: "run one more gateway",
 		Description: "It finds the controller through the state folder, and serves on from what it last knew while the controller is away.",
 		Flags: append(roleFlags("gateway.listen", "gateway.tls", "gateway.advertise"),
-			&cli.StringFlag{Name: "name", Usage: "of this gateway; default: HOST-PID"}),
-		Action: action(std, func(c *cli.Context) (string, error) {
-			_, err := nothing(c)
-			return c.String("name"), err
-		}, runGateway),
+			&cli.StringFlag{Name: "name", Usage: "of this gateway; default: HOST-PID"}, logFileFlag()),
+		Action: action(std, parseGateway, runGateway),
 	}
+}
+
+type gatewayOptions struct{ name, logFile string }
+
+func parseGateway(c *cli.Context) (gatewayOptions, error) {
+	_, err := nothing(c)
+	return gatewayOptions{c.String("name"), c.String("log-file")}, err
 }
 
 // remoteGateway is a gateway that talks to its controller over the wire.
@@ -52,15 +56,17 @@ type remoteGateway struct {
 	hangUp   func()                     // ends recorder
 }
 
-func runGateway(ctx context.Context, inv *invocation, name string) error {
+func runGateway(ctx context.Context, inv *invocation, o gatewayOptions) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("find this host's name: %w", err)
 	}
-	g := &remoteGateway{inv: inv, hangUp: func() {}, state: inv.set.get("stateDir"), name: orDefault(name, fmt.Sprintf("%s-%d", host, os.Getpid()))}
-	if g.log, err = inv.logger(); err != nil {
+	g := &remoteGateway{inv: inv, hangUp: func() {}, state: inv.set.get("stateDir"), name: orDefault(o.name, fmt.Sprintf("%s-%d", host, os.Getpid()))}
+	var flush func()
+	if g.log, flush, err = inv.roleLogger(o.logFile); err != nil {
 		return err
 	}
+	defer flush()
 	if err := g.enroll(ctx); err != nil {
 		return err
 	}
@@ -69,7 +75,7 @@ func runGateway(ctx context.Context, inv *invocation, name string) error {
 		return err
 	}
 	registry := newRegistry()
-	listener, err := inv.listenForClients(ownPortFile(g.state, name), ca, host, accept.NewRefusals(registry))
+	listener, err := inv.listenForClients(ownPortFile(g.state, o.name), ca, host, accept.NewRefusals(registry))
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
@@ -17,6 +19,9 @@ func localJobCommand(std IO) *cli.Command {
 		Flags: []cli.Flag{&cli.StringFlag{Name: "dir"}},
 		Action: action(std, func(c *cli.Context) (string, error) { return c.String("dir"), nil },
 			func(ctx context.Context, inv *invocation, dir string) error {
+				if path, err := os.Readlink("/proc/self/fd/2"); err == nil && filepath.IsAbs(path) {
+					inv.Err = sharedFile(path) // the agent writes there too
+				}
 				log, err := inv.logger()
 				if err != nil {
 					return err

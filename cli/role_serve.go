@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +32,7 @@ func serveCommand(std IO) *cli.Command {
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
 			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
 			&cli.BoolFlag{Name: "no-gateway", Usage: "no gateway in this process"},
+			logFileFlag(),
 		),
 		Action: action(std, parseServe, runServe),
 	}
@@ -38,11 +40,12 @@ func serveCommand(std IO) *cli.Command {
 
 type serveOptions struct {
 	detach, stop, noGateway bool
+	logFile                 string // empty: stderr, or with detach one in the state folder
 }
 
 func parseServe(c *cli.Context) (serveOptions, error) {
 	_, err := nothing(c)
-	return serveOptions{c.Bool("detach"), c.Bool("stop"), c.Bool("no-gateway")}, err
+	return serveOptions{c.Bool("detach"), c.Bool("stop"), c.Bool("no-gateway"), c.String("log-file")}, err
 }
 
 func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
@@ -99,22 +102,46 @@ func detachController(ctx context.Context, inv *invocation, o serveOptions) erro
 	if err := identity.SecureDir(state); err != nil {
 		return err
 	}
-	name := filepath.Join(state, "serve.log")
-	log, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
+	name := inv.path(orDefault(o.logFile, filepath.Join(state, "serve.log")))
+	log, err := openServeLog(name)
 	if err != nil {
-		return fmt.Errorf("open the controller's log: %w", err)
+		return err
 	}
 	defer log.Close()
 	// All flags are given, so that their variables, which the child inherits, do not count.
-	cmd := exec.Command(inv.Self, "serve", "--detach=false", "--stop=false", "--no-gateway="+strconv.FormatBool(o.noGateway))
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = inv.detachedEnv(), inv.Dir, log, log
+	cmd := exec.Command(inv.Self, "serve", "--detach=false", "--stop=false", "--no-gateway="+strconv.FormatBool(o.noGateway), "--log-file="+name)
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = inv.detachedEnv(), inv.Dir, log.File, log.File
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the controller: %w", err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	return awaitController(ctx, inv, cmd.Process.Pid, ended, name)
+	return awaitController(ctx, inv, cmd.Process.Pid, ended, log)
+}
+
+// serveLog is the log of a controller in the background, and where that controller's own part begins.
+type serveLog struct {
+	*os.File
+	begin int64
+}
+
+func openServeLog(name string) (serveLog, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return serveLog{}, fmt.Errorf("open the controller's log: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return serveLog{}, errors.Join(err, f.Close())
+	}
+	return serveLog{f, info.Size()}, nil
+}
+
+// last gives what the controller has said last.
+func (l serveLog) last() string {
+	text, _ := io.ReadAll(io.NewSectionReader(l, l.begin, 1<<20))
+	return lastLines(string(text), 10)
 }
 
 // detachedEnv hands every setting of this call to the background process by its variable.
@@ -129,22 +156,21 @@ func (inv *invocation) detachedEnv() []string {
 	return append(env, "PENSTOCK_JSON=false")
 }
 
-func awaitController(ctx context.Context, inv *invocation, pid int, ended <-chan error, log string) error {
+func awaitController(ctx context.Context, inv *invocation, pid int, ended <-chan error, log serveLog) error {
 	deadline := time.After(detachPatience)
 	for {
 		if client, done, err := inv.control(); err == nil {
 			v, err := client.Version(ctx, &apiv1.VersionRequest{})
 			done()
 			if err == nil && v.Pid == int64(pid) {
-				return sayDetached(ctx, inv, v, log)
+				return sayDetached(ctx, inv, v, log.Name())
 			}
 		}
 		select {
 		case <-ended:
-			text, _ := os.ReadFile(log)
-			return fail(ExitError, "", "the controller ended at once:\n%s", lastLines(string(text), 10))
+			return fail(ExitError, "", "the controller ended at once:\n%s", log.last())
 		case <-deadline:
-			return fail(ExitTimeout, "its log is "+log, "the controller (pid %d) does not answer after %s", pid, detachPatience)
+			return fail(ExitTimeout, "its log is "+log.Name(), "the controller (pid %d) does not answer after %s", pid, detachPatience)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(50 * time.Millisecond):

@@ -24,6 +24,7 @@ var helpers = map[string]func() error{
 	"listen":  helpListen,
 	"read":    helpRead,
 	"hog":     helpHog,
+	"dies":    helpDies,
 	"threads": helpThreads,
 }
 

@@ -19,7 +19,17 @@ type RotatingOptions struct {
 	MaxBytes int64  // size at which a file is put aside
 	Keep     int    // how many older files are kept
 	Queue    int    // bytes that may wait for a slow disk; 0: 1 MiB
+
+	// Also are file descriptors of this process that are to lead to the newest file as well: standard error, which gets
+	// what does not pass through the writer, such as the stack of a panic.
+	Also []int
 }
+
+// What all logs of an installation take at most: each has its newest file and LogsKept older ones.
+const (
+	LogBytes = 32 << 20
+	LogsKept = 3
+)
 
 // Rotating is a writer into a log file of limited size. Write never waits for the disk and never fails: what does not
 // fit into the queue, or cannot be written because the disk is full or gone, is dropped and counted, and the log says
@@ -157,11 +167,9 @@ func (r *Rotating) put(b []byte) (int, error) {
 // ready opens the file where it is not, and puts it aside where the first line of b would make it too long.
 func (r *Rotating) ready(b []byte) error {
 	if r.file == nil {
-		file, size, err := r.open(r.opts.Path)
-		if err != nil {
+		if err := r.reopen(); err != nil {
 			return err
 		}
-		r.file, r.size = file, size
 	}
 	line := bytes.IndexByte(b, '\n') + 1
 	if line == 0 {
@@ -174,9 +182,24 @@ func (r *Rotating) ready(b []byte) error {
 	if err := r.shift(); err != nil {
 		return err
 	}
-	var err error
-	r.file, r.size, err = r.open(r.opts.Path)
-	return err
+	return r.reopen()
+}
+
+// reopen opens the newest file, and leads the other descriptors there.
+func (r *Rotating) reopen() error {
+	file, size, err := r.open(r.opts.Path)
+	if err != nil {
+		return err
+	}
+	r.file, r.size = file, size
+	if f, ok := file.(*os.File); ok {
+		for _, fd := range r.opts.Also {
+			if err := unix.Dup3(int(f.Fd()), fd, 0); err != nil {
+				return os.NewSyscallError("dup3", err)
+			}
+		}
+	}
+	return nil
 }
 
 // room is how much of b goes into the present file: all of it, else whole lines, else what fits of a line that is

@@ -53,6 +53,38 @@ func content(path string) string {
 	return string(b)
 }
 
+// helpDies plays a program whose log is put aside before it panics.
+func helpDies() error {
+	r, err := NewRotating(RotatingOptions{Path: os.Getenv("LOG"), MaxBytes: 20, Keep: 1, Also: []int{1, 2}})
+	if err != nil {
+		return err
+	}
+	say(r, "an old line of text\n")
+	say(r, "a new line\n")
+	fmt.Println("to standard output")
+	panic("to standard error")
+}
+
+func TestRotatingTakesStandardErrorAlong(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, _ := start(t, Spec{Argv: os.Args[:1], Env: []string{envHelper + "=dies", "LOG=" + path}, Stdout: f, Stderr: f}, "")
+	if exit, err := p.Wait(within(t)); err != nil || exit.Code != 2 {
+		t.Errorf("ended with %v, %v, want the exit code of a panic", exit, err)
+	}
+	if got := content(path); !strings.HasPrefix(got, "a new line\nto standard output\npanic: to standard error") {
+		t.Errorf("the newest file holds %q", got)
+	}
+	if got := content(path + ".1"); got != "an old line of text\n" {
+		t.Errorf("the older file holds %q", got)
+	}
+}
+
 func TestRotatingPutsFullFilesAside(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
