@@ -19,7 +19,7 @@ type Excluded struct {
 	Reason  string
 }
 
-// killsToExclude is how many launches a node may kill before it is excluded.
+// killsToExclude is after how many incidents that have killed launches a node is excluded.
 const killsToExclude = 2
 
 // exclude finds the nodes that have killed launches lately. Where that is true of more than half of a cluster's nodes, the
@@ -31,7 +31,7 @@ func (p *planner) exclude() {
 			return cmp.Or(a.EndedAt.Compare(b.EndedAt), cmp.Compare(a.ID, b.ID))
 		})
 		last := kills[len(kills)-1]
-		if len(kills) < killsToExclude {
+		if incidents(kills) < killsToExclude {
 			continue
 		}
 		found[at.Cluster] = append(found[at.Cluster], Excluded{
@@ -49,13 +49,29 @@ func (p *planner) exclude() {
 	}
 }
 
+// incidents counts what happened to a node: launches that end at once have ended of one cause. They come in the order of
+// their ends.
+func incidents(kills []*cluster.Launch) (n int) {
+	var last time.Time
+	for _, l := range kills {
+		if l.EndedAt.Sub(last) > atOnce {
+			n++
+		}
+		last = l.EndedAt
+	}
+	return n
+}
+
+// atOnce is how far apart the ends of launches may be that have one cause.
+const atOnce = time.Minute
+
 // nodeOf names a node of a cluster.
 type nodeOf struct {
 	Cluster jobspecs.ClusterKind
 	Node    string
 }
 
-// kills lists the launches that each node has killed lately, and since the last that became ready there.
+// kills lists the launches that each node has killed lately, unless one has become ready there since.
 func (p *planner) kills() map[nodeOf][]*cluster.Launch {
 	kills := map[nodeOf][]*cluster.Launch{}
 	for _, d := range p.deployments {
@@ -76,7 +92,7 @@ func (p *planner) kills() map[nodeOf][]*cluster.Launch {
 	return kills
 }
 
-// forgive drops what a node has killed before a launch became ready there.
+// forgive drops nodes on which a launch has become ready since the last kill.
 func (p *planner) forgive(kills map[nodeOf][]*cluster.Launch) {
 	well := map[nodeOf]time.Time{}
 	for _, d := range p.deployments {
@@ -89,11 +105,10 @@ func (p *planner) forgive(kills map[nodeOf][]*cluster.Launch) {
 		}
 	}
 	for at, list := range kills {
-		if list = slices.DeleteFunc(list, func(l *cluster.Launch) bool { return !l.EndedAt.After(well[at]) }); len(list) == 0 {
+		last := slices.MaxFunc(list, func(a, b *cluster.Launch) int { return a.EndedAt.Compare(b.EndedAt) })
+		if well[at].After(last.EndedAt) {
 			delete(kills, at)
-			continue
 		}
-		kills[at] = list
 	}
 }
 

@@ -12,6 +12,9 @@ import (
 // nothing. An estimate is what nine of ten took, of the last keptSamples; with fewer than ten it is the longest.
 const keptSamples = 20
 
+// fewSamples: as long as fewer waits in a queue are known, no less than the default is expected.
+const fewSamples = 5
+
 // shape is what the wait in a cluster's queue depends on.
 type shape struct {
 	cluster                                                jobspecs.ClusterKind
@@ -54,9 +57,9 @@ func (p *planner) learnedWait(d *deployment, r *role) Estimate {
 		p.learnWaits()
 	}
 	key := shapeOf(d.Spec, r.kind)
-	e, known := quantile(p.waits[key])
-	if !known {
-		e.Value = p.timing.QueueWait
+	e, _ := quantile(p.waits[key])
+	if e.Samples < fewSamples { // a lucky start says little of a queue
+		e.Value = max(e.Value, p.timing.QueueWait)
 	}
 	e.Value = max(e.Value, p.waiting[key]) // one that waits still tells as much
 	return e

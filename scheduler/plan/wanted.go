@@ -108,7 +108,7 @@ type Timing struct {
 	FailGrace time.Duration
 	// StopGrace is how long a job that is stopped has before it is killed. Default 10s.
 	StopGrace time.Duration
-	// QueueWait (default 15m) and StartUp (default 5m) are expected of a successor as long as nothing was learned.
+	// QueueWait (default 15m) and StartUp (default 5m) are expected of a successor as long as too little was learned.
 	// HandoverSlack: it is started so much earlier than expected to be needed. Default 1m; a twentieth of a short job's time.
 	QueueWait, StartUp, HandoverSlack time.Duration
 	// LimitMemory: a limit that has held a successor back is taken to hold the next one back for so long. Default 24h.

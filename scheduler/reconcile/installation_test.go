@@ -63,7 +63,7 @@ func install(t *testing.T, o clustertest.SimOptions) *installation {
 		t: t, ctx: ctx, ledger: newMemLedger(), fleet: fleet.New(fleet.Options{}), agents: map[string]*simAgent{},
 		submitted: map[cluster.LaunchID]int{}, joinFiles: map[cluster.LaunchID]bool{}, load: 5 * time.Second,
 	}
-	o.Start, o.Places = time.Now(), true
+	o.Start, o.Places = time.Now(), o.Kind != jobspecs.SlurmCluster
 	o.OnStart = func(r clustertest.SimRun) {
 		a := &simAgent{run: r, stop: make(chan struct{}), gone: make(chan struct{})}
 		in.mu.Lock()
@@ -232,7 +232,7 @@ func (m *memLedger) launch(id cluster.LaunchID) (cluster.Launch, bool) {
 }
 
 func (in *installation) options() Options {
-	clusters := map[jobspecs.ClusterKind]cluster.Cluster{jobspecs.LocalCluster: in.submits(in.sim)}
+	clusters := map[jobspecs.ClusterKind]cluster.Cluster{in.sim.Kind(): in.submits(in.sim)}
 	maps.Copy(clusters, in.others)
 	return Options{
 		Ledger: in.ledger, Clusters: clusters, Commander: in, Prober: in,
@@ -297,8 +297,11 @@ func (in *installation) pass(d time.Duration) {
 		for _, d := range in.ledger.Deployments() {
 			in.highest = max(in.highest, d.Wanted(jobspecs.Mixed))
 			n := 0
+			live := map[cluster.LaunchID]bool{}
 			for _, x := range in.ledger.Launches() {
-				if x.Deployment == d.Name && x.Phase != cluster.Ended && x.Run != "" {
+				live[x.ID] = x.Phase != cluster.Ended
+				// A launch and its successor count as one.
+				if x.Deployment == d.Name && live[x.ID] && x.Run != "" && !live[x.Replaces] {
 					n++
 				}
 			}

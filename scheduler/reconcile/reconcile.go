@@ -221,6 +221,9 @@ func (l *Loop) decide(ctx context.Context) error {
 			return nil
 		case <-rest.C:
 		}
+		if ctx.Err() != nil {
+			return nil // both were due: the polls are ending, and what they say is no news
+		}
 		began := time.Now()
 		more, err := l.cycle(ctx, began)
 		if err != nil {

@@ -115,7 +115,7 @@ func TestNodeLoss(t *testing.T) {
 		in.sim.KillNode("node0") // both are there: packed
 		in.pass(20 * time.Second)
 		in.expect("d", 2, 2)
-		if !in.ledger.said("failed", "node node0 was lost") {
+		if !in.ledger.said("ended", "node node0 was lost") {
 			t.Errorf("nobody says why: %v", in.ledger.kinds())
 		}
 		in.sim.KillNode("node1")

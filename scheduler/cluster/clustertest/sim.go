@@ -23,11 +23,14 @@ type SimOptions struct {
 
 	QueueDelay  time.Duration // from the submit to the first moment at which a job may start
 	QueueJitter time.Duration // up to so much more, drawn from Seed
-	Walltime    time.Duration // limit of a job whose deployment names none (slurm.time); 0 = no limit
-	StopTakes   time.Duration // how long jobs take to obey a Stop when OnStop is nil; longer than the grace = they never do
-	Late        time.Duration // how long after the submit a job of AcceptLate appears; default 30s
-	Remember    time.Duration // how long ended jobs stay in Jobs; default 5m
-	Requeue     bool          // a job that was preempted or lost its node runs again under the same ID and token
+	// Wait, where set, is the queue delay of the nth submit (from 0) in place of QueueDelay and QueueJitter.
+	Wait      func(n int) time.Duration
+	MaxJobs   int           // jobs that may run at a time, as a limit of the user; 0 = any number
+	Walltime  time.Duration // limit of a job whose deployment names none (slurm.time, local.walltime); 0 = no limit
+	StopTakes time.Duration // how long jobs take to obey a Stop when OnStop is nil; longer than the grace = they never do
+	Late      time.Duration // how long after the submit a job of AcceptLate appears; default 30s
+	Remember  time.Duration // how long ended jobs stay in Jobs; default 5m
+	Requeue   bool          // a job that was preempted or lost its node runs again under the same ID and token
 
 	Rates Rates // random faults; none by default
 
@@ -61,7 +64,7 @@ type SimRun struct {
 //	sim.Fail(clustertest.SubmitCall, clustertest.Accept) // next submit: ErrUnknown, but the job exists
 //	sim.KillNode("node2")                             // node loss; sim.ReturnNode("node2")
 //	sim.CutNode("node3")                              // lost for the cluster, but its processes live on
-//	sim.Preempt(job, 30*time.Second); sim.Requeue(job)
+//	sim.Preempt(job, 30*time.Second); sim.Cancel(job, 30*time.Second); sim.Requeue(job)
 //	sim.Silence(true)                                 // every call answers ErrUnknown
 //	sim.Alive()                                       // runs whose processes live, for "never two of one launch"
 //	sim.Conflicts()                                   // GPUs that two live runs hold, for "never two for one GPU"
@@ -92,6 +95,9 @@ type Sim struct {
 	changed  func(cluster.Job) // a SimCounter's; called with the lock held when a job starts or ends
 }
 
+// firstID is the native ID of the first job.
+const firstID = 1001
+
 var _ cluster.Submitter = (*Sim)(nil)
 
 // NewSim makes a cluster that nothing runs on. It starts no goroutine.
@@ -112,7 +118,7 @@ func NewSim(o SimOptions) *Sim {
 		o.Remember = 5 * time.Minute
 	}
 	s := &Sim{
-		opts: o, now: o.Start, target: o.Start, lastID: 1000,
+		opts: o, now: o.Start, target: o.Start, lastID: firstID - 1,
 		rng:    rand.New(rand.NewPCG(o.Seed, 0x70656e73746f636b)),
 		byID:   map[string]*simJob{},
 		faults: map[Call][]Fault{},
@@ -178,7 +184,7 @@ func (s *Sim) Stop(ctx context.Context, job string, grace time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if j := s.byID[job]; j != nil {
-		s.stop(j, grace, "stopped", false)
+		s.stop(j, grace, "stopped", cluster.EndedAsked, false)
 	}
 	if fault == Accept || fault == AcceptLate {
 		return fmt.Errorf("stop job %s: answer lost: %w", job, cluster.ErrUnknown)

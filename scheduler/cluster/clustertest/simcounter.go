@@ -109,7 +109,7 @@ func (c *SimCounter) settle(g *simGroup) {
 	for i := len(g.slots) - 1; i >= g.count; i-- {
 		delete(c.members, g.slots[i])
 		if j := c.sim.byID[g.slots[i]]; j != nil {
-			c.sim.stop(j, c.opts.Grace, "count lowered", false)
+			c.sim.stop(j, c.opts.Grace, "count lowered", cluster.EndedAsked, false)
 		}
 	}
 	g.slots = g.slots[:min(len(g.slots), g.count)]
@@ -125,7 +125,7 @@ func (c *SimCounter) rollOut(g *simGroup) {
 	for _, id := range g.slots {
 		j := c.sim.byID[id]
 		if j != nil && j.job.State != cluster.JobEnding && j.job.Revision != g.revision {
-			c.sim.stop(j, c.opts.Grace, fmt.Sprintf("replaced by revision %d", g.revision), false)
+			c.sim.stop(j, c.opts.Grace, fmt.Sprintf("replaced by revision %d", g.revision), cluster.EndedAsked, false)
 		}
 		if j == nil || j.job.State != cluster.JobRunning {
 			return

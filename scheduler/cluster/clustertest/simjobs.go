@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -18,7 +19,9 @@ type simJob struct {
 	queued   time.Time
 	eligible time.Time
 	run      *simRun
-	requeue  bool // what it is ending for lets it run again
+	requeue  bool             // what it is ending for lets it run again
+	cause    cluster.EndCause // of its end, where the cluster knows it
+	limited  bool             // the limit of running jobs keeps it from starting
 }
 
 // simRun is one life of a job's processes.
@@ -49,6 +52,9 @@ func (s *Sim) wait(j *simJob) {
 	if s.opts.QueueJitter > 0 {
 		delay += time.Duration(s.rng.Int64N(int64(s.opts.QueueJitter)))
 	}
+	if s.opts.Wait != nil {
+		delay = s.opts.Wait(s.lastID - firstID)
+	}
 	j.queued, j.eligible = s.now, s.now.Add(delay)
 	s.at(j.eligible, func() {
 		s.ready = append(s.ready, j)
@@ -66,7 +72,12 @@ func (s *Sim) view(j *simJob) cluster.Job {
 	}
 	if job.State == cluster.JobPending {
 		why := "waits for " + j.need.String()
-		if s.now.Before(j.eligible) {
+		switch {
+		case j.limited:
+			why, job.Limit = fmt.Sprintf("no more than %d of your jobs may run at a time", s.opts.MaxJobs), "MaxJobs"
+		case s.follows(j):
+			why = "waits for job " + j.sub.Launch.After + " to be over"
+		case s.now.Before(j.eligible):
 			why = fmt.Sprintf("in the queue for %s, priority too low", s.now.Sub(j.queued))
 		}
 		if job.Reason != "" { // it ran before
@@ -88,17 +99,37 @@ func (s *Sim) startFitting() {
 		if j.job.State != cluster.JobPending {
 			return true
 		}
+		if j.limited = s.atLimit(); j.limited || s.follows(j) {
+			return false
+		}
 		r := request{j.need.nodes, j.need.gpus}
-		if !s.opts.Places && full[r] {
+		if !s.opts.Places && full[r] && len(j.need.not) == 0 {
 			return false
 		}
 		placed, ok := s.place(j.need)
-		full[r] = !ok
+		full[r] = full[r] || !ok
 		if ok {
 			s.start(j, placed)
 		}
 		return ok
 	})
+}
+
+// atLimit: as many jobs run as may.
+func (s *Sim) atLimit() bool {
+	running := 0
+	for _, j := range s.jobs {
+		if j.run != nil {
+			running++
+		}
+	}
+	return s.opts.MaxJobs > 0 && running >= s.opts.MaxJobs
+}
+
+// follows: the job waits for another one that is not over.
+func (s *Sim) follows(j *simJob) bool {
+	other := s.byID[j.sub.Launch.After]
+	return other != nil && other.job.State != cluster.JobEnded
 }
 
 func (s *Sim) start(j *simJob, placed []cluster.Placement) {
@@ -110,15 +141,13 @@ func (s *Sim) start(j *simJob, placed []cluster.Placement) {
 	for _, p := range placed {
 		j.job.Nodes = append(j.job.Nodes, p.Node)
 	}
-	wall := time.Duration(j.sub.Deployment.Slurm.Time)
-	if wall == 0 {
-		wall = s.opts.Walltime
-	}
+	wall := cmp.Or(j.sub.Deployment.Slurm.Time.Std(), j.sub.Deployment.Local.Walltime.Std(), s.opts.Walltime)
 	r := &simRun{placed: placed}
 	if wall > 0 {
 		j.job.EndsAt = s.now.Add(wall)
 		s.at(j.job.EndsAt, func() {
 			if j.run == r {
+				j.cause = cluster.EndedWalltime
 				s.finish(j, &cluster.Exit{Signal: sigTERM}, "walltime limit of "+wall.String()+" reached", false)
 			}
 		})
@@ -141,7 +170,10 @@ const (
 )
 
 // stop asks a job to end, within the grace.
-func (s *Sim) stop(j *simJob, grace time.Duration, why string, requeue bool) {
+func (s *Sim) stop(j *simJob, grace time.Duration, why string, cause cluster.EndCause, requeue bool) {
+	if j.cause == "" {
+		j.cause = cause
+	}
 	switch j.job.State {
 	case cluster.JobPending:
 		s.finish(j, nil, why+" before it started", false)
@@ -187,10 +219,11 @@ func (s *Sim) finish(j *simJob, exit *cluster.Exit, why string, requeue bool) {
 	}
 	if requeue {
 		j.job.State, j.job.Reason, j.job.Nodes = cluster.JobPending, why, nil
-		j.job.Started, j.job.EndsAt = time.Time{}, time.Time{}
+		j.job.Started, j.job.EndsAt, j.cause = time.Time{}, time.Time{}, ""
 		s.wait(j)
 	} else {
 		j.job.State, j.job.Reason, j.job.Exit, j.job.Ended = cluster.JobEnded, why, exit, s.now
+		j.job.Cause = j.cause
 		s.at(s.now.Add(s.opts.Remember), func() { s.forget(j) })
 		if s.changed != nil {
 			s.changed(j.job)
@@ -239,7 +272,16 @@ func (s *Sim) Preempt(job string, grace time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if j := s.byID[job]; j != nil {
-		s.stop(j, grace, "preempted", s.opts.Requeue)
+		s.stop(j, grace, "preempted", cluster.EndedPreempted, s.opts.Requeue)
+	}
+}
+
+// Cancel ends a job as somebody else does who may: asked first, killed after the grace.
+func (s *Sim) Cancel(job string, grace time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j := s.byID[job]; j != nil {
+		s.stop(j, grace, "cancelled", cluster.EndedCancelled, false)
 	}
 }
 

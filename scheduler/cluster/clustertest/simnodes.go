@@ -68,6 +68,7 @@ type need struct {
 	nodes  int
 	gpus   jobspecs.GPURequest
 	placed []cluster.Placement // chosen by the caller; nil = the simulated cluster chooses
+	not    []string            // nodes that it must not run on
 }
 
 func (n need) String() string {
@@ -79,7 +80,7 @@ func (n need) String() string {
 
 // need works out what a submission asks for. An error means that it can never run, or (Places) not now. Lock held.
 func (s *Sim) need(sub cluster.Submission) (need, error) {
-	n := need{nodes: max(1, sub.Launch.Nodes), gpus: sub.Deployment.Roles[sub.Launch.Role].GPUs}
+	n := need{nodes: max(1, sub.Launch.Nodes), gpus: sub.Deployment.Roles[sub.Launch.Role].GPUs, not: sub.Launch.Exclude}
 	if s.opts.Places {
 		n.placed = sub.Launch.Placement
 		return n, s.checkPlacement(n)
@@ -136,7 +137,7 @@ func (s *Sim) place(n need) ([]cluster.Placement, bool) {
 		if len(got) == n.nodes {
 			break
 		}
-		if !node.Up || node.free < n.gpus.Count {
+		if !node.Up || node.free < n.gpus.Count || slices.Contains(n.not, node.Name) {
 			continue
 		}
 		if free := node.matching(n.gpus, true); len(free) >= n.gpus.Count {
@@ -192,6 +193,7 @@ func (s *Sim) loseNode(name string, live bool) {
 		if live {
 			j.run.cutBy = name
 		}
+		j.cause = cluster.EndedNodeFailed
 		s.finish(j, nil, "node "+name+" was lost", s.opts.Requeue)
 	}
 }
