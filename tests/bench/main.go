@@ -43,6 +43,9 @@
 // route: the index of blocks, by the CPU time of this process, against the same thing as a Go map of maps; and the choice of a
 // replica. What is replaced and moved between tiers goes on inside the measured time; nothing is left to be applied later.
 //
+// disk: the NVMe tier of package kvstore/disk in a folder under TMPDIR against fio with the same block size, direct I/O and
+// as many workers; a restart over a million blocks; write amplification while twenty times the budget goes through.
+//
 // On a machine that others use, figures of tails say more about them than about Penstock. -priority (root) has everything
 // that is measured, and its reference, run before the others' work.
 //
@@ -83,7 +86,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"disk", benchDisk}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -106,7 +109,7 @@ func parse() (*options, error) {
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,disk")
 	flag.Parse()
 	var err error
 	for _, path := range []*string{&o.penstock, &o.profile} {
