@@ -24,7 +24,7 @@ type fake struct {
 
 const installation = "0123456789abcdef0123456789abcdef"
 
-// command is each of the commands. NAME.out, NAME.err and NAME.rc are its answer; NAME.hang keeps it from giving one, with a
+// command is each of the commands. NAME.jobs, where it is there, is the answer about jobs by their IDs; else NAME.out, NAME.err and NAME.rc are its answer; NAME.hang keeps it from giving one, with a
 // child that holds on to its output.
 const command = `#!/bin/bash
 d=${0%/*}; n=${0##*/}
@@ -32,7 +32,9 @@ d=${0%/*}; n=${0##*/}
 env >"$d/$n.env"
 [ "$n" = sbatch ] && cat >"$d/$n.in"
 [ -e "$d/$n.hang" ] && { sleep 300 & echo $! >"$d/$n.child"; wait; }
-cat "$d/$n.out" 2>/dev/null
+out=$d/$n.out
+case "$*" in *--jobs=*) [ -e "$d/$n.jobs" ] && out=$d/$n.jobs ;; esac
+cat "$out" 2>/dev/null
 cat "$d/$n.err" >&2 2>/dev/null
 exit $(cat "$d/$n.rc" 2>/dev/null || echo 0)
 `

@@ -235,6 +235,20 @@ func TestReusedID(t *testing.T) {
 	}
 }
 
+// TestReusedByAnother: the same, and the other job is somebody else's, which the list of ours does not show.
+func TestReusedByAnother(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	f.queue(row(), row("JobID=8", "Comment=penstock:0123456789ab:web-mixed-1-bbbbbbbb"))
+	f.jobs()
+	f.queue()
+	f.write("squeue.jobs", row("Name=train", "Comment=", "WorkDir=/home/bob"))
+	jobs := f.jobs()
+	if len(jobs) != 2 || jobs[0].State != cluster.JobEnded || !strings.Contains(jobs[0].Reason, "given to another job") || jobs[1].State != cluster.JobUnknown {
+		t.Errorf("got %+v", jobs)
+	}
+}
+
 // TestBack: a job that was missed and is listed again is as it is listed.
 func TestBack(t *testing.T) {
 	t.Parallel()

@@ -25,6 +25,7 @@ func (c *Cluster) lookUp(ctx context.Context, gone []jobKey) {
 	}
 	c.metrics.vanished.Add(float64(len(gone)))
 	c.log.Warn().Int("jobs", len(gone)).Str("job", gone[0].id).Msg("jobs have vanished from Slurm's list")
+	c.reused(ctx, gone)
 	c.mu.Lock()
 	closed := c.noSacct
 	c.mu.Unlock()
@@ -45,6 +46,32 @@ func (c *Cluster) lookUp(ctx context.Context, gone []jobKey) {
 		return
 	}
 	c.noteAccounts(parseAccounts(out))
+}
+
+// reused asks, once for all, whether the IDs of jobs that are not listed any more belong to other jobs now, other users' among
+// them, which the list of ours does not show. Then ours were lost in a crash of slurmctld, and nobody will ever tell of them.
+func (c *Cluster) reused(ctx context.Context, gone []jobKey) {
+	ids := make([]string, len(gone))
+	for i, key := range gone {
+		ids[i] = key.id
+	}
+	out, err := c.slurm.run(ctx, "", "squeue", "--noheader", "--states=all", "--jobs="+strings.Join(ids, ","), format(queueFields))
+	if err != nil {
+		return // of one that is nobody's it says "Invalid job id"
+	}
+	entries, err := parseQueue(out)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range entries {
+		for _, key := range gone {
+			if r := c.known[key]; r != nil && key.id == e.id && c.launchOf(e.comment, e.workDir) != key.launch {
+				r.end(c.now(), "Slurm has lost it: its ID was given to another job")
+			}
+		}
+	}
 }
 
 // account is a line of the accounting.
