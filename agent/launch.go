@@ -55,8 +55,6 @@ type meeting struct {
 	secret string
 }
 
-const envRanksSecret = "PENSTOCK_RANKS_SECRET"
-
 // launch starts the engine. n counts the starts of this run.
 func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	s, err := r.start(n, m)
@@ -157,7 +155,7 @@ func (r *run) environment(cmd spec.Command, key string, m meeting) []string {
 		secret[cmd.KeyEnv] = key
 	}
 	if m.secret != "" {
-		secret[envRanksSecret] = m.secret
+		secret[spec.RanksSecretEnv] = m.secret
 	}
 	return environment(r.opts.Environ, caches(r.opts.Environ, r.dir), cmd.Env, secret)
 }

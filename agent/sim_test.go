@@ -15,12 +15,13 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/agent/engine/sim"
+	spec "github.com/penstock/penstock/jobspecs/engine"
 )
 
 // playSim is `penstock engine sim`, as far as an agent's launch line goes.
 func playSim(args []string) int {
 	o := sim.DefaultOptions()
-	o.Output, o.Speedup, o.GroupSecret = os.Stdout, 20, os.Getenv(envRanksSecret)
+	o.Output, o.Speedup, o.GroupSecret = os.Stdout, 20, os.Getenv(spec.RanksSecretEnv)
 	for i, arg := range args {
 		value := strings.Join(args[i+1:min(i+2, len(args))], "")
 		switch arg {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/penstock/penstock/agent/engine/sim"
 	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/jobspecs/engine"
 )
 
 func engineCommand(std IO) *cli.Command {
@@ -67,7 +68,7 @@ func parseSim(c *cli.Context, std IO) (sim.Options, error) {
 	o := sim.DefaultOptions()
 	o.Output, o.Model, o.UDS, o.Host, o.Port = std.Out, c.String("model"), c.String("uds"), c.String("host"), c.Int("port")
 	o.ServedModelNames, o.Headless, o.ShutdownTimeout = c.StringSlice("served-model-name"), c.Bool("headless"), c.Duration("shutdown-timeout")
-	o.APIKey, o.GroupSecret = std.Getenv("VLLM_API_KEY"), std.Getenv("PENSTOCK_RANKS_SECRET")
+	o.APIKey, o.GroupSecret = std.Getenv("VLLM_API_KEY"), std.Getenv(engine.RanksSecretEnv)
 	if seed := std.Getenv("PYTHONHASHSEED"); seed != "" {
 		o.HashSeed = seed
 	}

@@ -233,6 +233,19 @@ func TestBinds(t *testing.T) {
 	}
 }
 
+// TestRPCSockets: vLLM's own sockets lie in the run's folder, unless their paths would be longer than the kernel takes.
+func TestRPCSockets(t *testing.T) {
+	t.Parallel()
+	s := mixedStart(t, "model: {id: m}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}")
+	for length, set := range map[int]bool{20: true, 70: true, 71: false} {
+		s.Dir = "/" + strings.Repeat("d", length-1)
+		got, ok := command(t, s).Env["VLLM_RPC_BASE_PATH"]
+		if ok != set || set && got != s.Dir {
+			t.Errorf("folder of %d bytes: %q, %v", length, got, ok)
+		}
+	}
+}
+
 func TestIPv6Head(t *testing.T) {
 	t.Parallel()
 	s := start(parse(t, "model: {id: m}\nengine: {kind: sglang}\nroles: {mixed: {nodes: 2, gpus: 1}}"), jobspecs.Mixed, 1)

@@ -48,6 +48,9 @@ func (s Start) passed(c Command) []string {
 	if c.KeyEnv != "" {
 		names = append(names, c.KeyEnv)
 	}
+	if s.Deployment.Engine.Kind == jobspecs.Sim && s.Nodes > 1 {
+		names = append(names, RanksSecretEnv)
+	}
 	return append(names, "PENSTOCK_LAUNCH", "PENSTOCK_RUN")
 }
 

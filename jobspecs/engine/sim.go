@@ -7,6 +7,9 @@ import (
 	"github.com/penstock/penstock/jobspecs"
 )
 
+// RanksSecretEnv is the variable with which the ranks of a simulated engine know each other. The agent sets it.
+const RanksSecretEnv = "PENSTOCK_RANKS_SECRET"
+
 // sim is the built-in engine, `penstock engine sim`: vLLM's surface and names, no GPU.
 type sim struct{}
 

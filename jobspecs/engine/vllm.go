@@ -147,8 +147,17 @@ func (vllm) connector(s Start, r jobspecs.Role) *connector {
 	return &connector{"MultiConnector", "kv_both", &extraKeys{Connectors: used}}
 }
 
+// vLLM's processes talk over unix sockets with names of its own, by default in /tmp, where everybody may look.
+const (
+	rpcName       = len("/01234567-89ab-cdef-0123-456789abcdef")
+	longestSocket = 107 // the kernel's limit of a socket's path
+)
+
 func (vllm) env(s Start) map[string]string {
 	env := map[string]string{"PYTHONHASHSEED": "0", "VLLM_NO_USAGE_STATS": "1"}
+	if len(s.Dir)+rpcName <= longestSocket {
+		env["VLLM_RPC_BASE_PATH"] = s.Dir
+	}
 	if s.split() && s.TransferPort > 0 {
 		env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = s.TransferHost
 		env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = strconv.Itoa(s.TransferPort)
