@@ -20,6 +20,7 @@ type arena struct {
 	mu        sync.Mutex
 	committed int64
 	used      int64 // slots that are out
+	usedBytes int64
 	closed    bool
 }
 
@@ -59,6 +60,7 @@ func (a *arena) tryTake(class int, size int64) (id slotID, over int64, err error
 	if n := len(r.free); n > 0 {
 		id, r.free = newSlotID(class, r.free[n-1]), r.free[:n-1]
 		a.used++
+		a.usedBytes += size
 		return id, 0, nil
 	}
 	if over = a.committed + size - a.budget; over > 0 {
@@ -70,6 +72,7 @@ func (a *arena) tryTake(class int, size int64) (id slotID, over int64, err error
 	}
 	a.committed += size
 	a.used++
+	a.usedBytes += size
 	return newSlotID(class, index), 0, nil
 }
 
@@ -139,6 +142,14 @@ func (a *arena) give(id slotID) {
 	defer a.mu.Unlock()
 	r.free = append(r.free, id.index())
 	a.used--
+	a.usedBytes -= r.size
+}
+
+// room is how many bytes nobody uses.
+func (a *arena) room() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.budget - a.usedBytes
 }
 
 func (a *arena) bytes(id slotID) []byte { return a.rows[id.class()].Load().bytes(id.index()) }

@@ -187,9 +187,10 @@ func (s *Store) remove(k kvstore.Key, id evict.ID, is func(stored) bool) (was st
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	s.overflow = nil
 	s.mu.Unlock()
-	for s.evictFirst(nil) { // also what readers hold: its memory goes with them
+	s.SetOverflow(nil)
+	for ok := true; ok; {
+		_, ok = s.evictFirst(nil) // also what readers hold: its memory goes with them
 	}
 	return s.arena.close()
 }

@@ -52,6 +52,8 @@ type Store struct {
 	order    *evict.Order
 	overflow kvstore.Overflow
 	closed   bool
+
+	overflows atomic.Bool // overflow is set
 }
 
 var (
@@ -67,7 +69,8 @@ func New(o Options) *Store {
 	if o.Moves == nil {
 		o.Moves = func(kvstore.Move) {}
 	}
-	s := &Store{opts: o, arena: newArena(o.Bytes, o.Poison), spaces: newSpaces(), order: evict.New(o.Policy, o.Bytes), overflow: o.Overflow}
+	s := &Store{opts: o, arena: newArena(o.Bytes, o.Poison), spaces: newSpaces(), order: evict.New(o.Policy, o.Bytes)}
+	s.SetOverflow(o.Overflow)
 	for i := range s.shards {
 		s.shards[i].spaces = s.spaces
 	}
@@ -79,6 +82,7 @@ func (s *Store) SetOverflow(f kvstore.Overflow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.overflow = f
+	s.overflows.Store(f != nil)
 }
 
 // Alloc implements kvstore.Allocator. It evicts what it must; what readers hold cannot be evicted.
@@ -97,16 +101,38 @@ func (s *Store) Alloc(n int) (*kvstore.Block, error) {
 
 // takeSlot finds room for n bytes, by evicting what is not spared where it must. The slot is nobody's yet.
 func (s *Store) takeSlot(n int, spare func(tag uint64) bool) (slotID, error) {
+	s.makeRoom(n, spare)
 	for {
 		id, err := s.arena.take(n)
 		if !errors.Is(err, errNoSlot) {
 			return id, err
 		}
-		if !s.evictFirst(spare) {
+		if _, ok := s.evictFirst(spare); !ok {
 			return 0, fmt.Errorf("no room for %d bytes: all of it is held: %w", n, kvstore.ErrFull)
 		}
 	}
 }
+
+// makeRoom evicts as much as is about to be taken while there is still some room, where there is an overflow: what it
+// takes is on its way down, and its memory free again, before it is needed.
+func (s *Store) makeRoom(n int, spare func(tag uint64) bool) {
+	if !s.overflows.Load() {
+		return
+	}
+	_, size := classOf(n)
+	if size > s.opts.Bytes || s.arena.room()-size >= s.opts.Bytes/aheadPart {
+		return
+	}
+	for gone := int64(0); gone < size; {
+		bytes, ok := s.evictFirst(spare)
+		if !ok {
+			return
+		}
+		gone += bytes
+	}
+}
+
+const aheadPart = 16
 
 // refer adds one block or one key to what refers to a slot.
 func (s *Store) refer(id slotID, one uint64) {

@@ -7,15 +7,15 @@ import (
 	"github.com/penstock/penstock/kvstore/evict"
 )
 
-// evictFirst forgets the group that goes first, all its parts, and offers them to the overflow; false: there is none that
-// is not spared.
-func (s *Store) evictFirst(spare func(tag uint64) bool) bool {
+// evictFirst forgets the group that goes first, all its parts, and offers them to the overflow. bytes is their memory, which
+// is free once nobody holds it; false: there is no group that is not spared.
+func (s *Store) evictFirst(spare func(tag uint64) bool) (bytes int64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tellAll()
 	item, ok := s.order.Victim(spare)
 	if !ok {
-		return false
+		return 0, false
 	}
 	hint := s.hintOf(item)
 	sh, row := s.rowOf(item.Tag)
@@ -25,11 +25,12 @@ func (s *Store) evictFirst(spare func(tag uint64) bool) bool {
 	for _, k := range gone {
 		s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Host})
 		was := sh.unlink(row, sh.part(row, k.Part))
+		bytes += s.arena.size(was.slot)
 		s.unrefer(was.slot, oneKey)
 		sh.evicted++
 	}
 	sh.drop(row)
-	return true
+	return bytes, true
 }
 
 // offer gives a group's blocks to the overflow, where there is one, and returns their keys. The order is locked, so that

@@ -143,7 +143,15 @@ func TestSameAnswerOrMiss(t *testing.T) {
 func randomFaults(t *rapid.T) func(faulty.Op, kvstore.Key) faulty.Fault {
 	away := kvstore.ErrUnavailable
 	kinds := []faulty.Fault{
-		{}, {}, {}, {Err: away}, {Err: away, AfterAll: true}, {Torn: true}, {Lost: true}, {Delay: time.Millisecond}, {Hang: true},
+		{},
+		{},
+		{},
+		{Err: away},
+		{Err: away, AfterAll: true},
+		{Torn: true},
+		{Lost: true},
+		{Delay: time.Millisecond},
+		{Hang: true},
 		{Err: errors.New("input/output error")},
 	}
 	list := rapid.SliceOfN(rapid.SampledFrom(kinds), 1, 20).Draw(t, "faults")

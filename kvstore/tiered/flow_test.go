@@ -1,0 +1,424 @@
+package tiered
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/faulty"
+	"github.com/penstock/penstock/kvstore/mem"
+)
+
+const size = 4096
+
+func keyOf(n int) (k kvstore.Key) {
+	binary.LittleEndian.PutUint64(k.Name[:], uint64(n)*0x9e3779b97f4a7c15+1)
+	return k
+}
+
+// put stores block n of a chain with a number in it.
+func (r *rig) put(t testing.TB, n int, number uint64, h kvstore.Hint) error {
+	t.Helper()
+	data := make([]byte, size)
+	binary.LittleEndian.PutUint64(data, number)
+	b := kvstore.NewBlock(data, nil).Seal()
+	defer b.Release()
+	return r.Put(t.Context(), keyOf(n), b, h)
+}
+
+func chainHint(n int) kvstore.Hint {
+	return kvstore.Hint{Known: true, Depth: uint32(n), Parent: keyOf(n - 1).Name}
+}
+
+// get returns the number in a block; 0 = a miss.
+func get(t testing.TB, s kvstore.Store, n int) (uint64, error) {
+	t.Helper()
+	b, err := s.Get(t.Context(), keyOf(n))
+	if err != nil {
+		return 0, err
+	}
+	defer b.Release()
+	return binary.LittleEndian.Uint64(b.Bytes()), nil
+}
+
+// TestOverflowAndPromotion: all of three times the first tier's room can be had back, and what is had is up again.
+func TestOverflowAndPromotion(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, rigOptions{host: 32 * size, below: 200 * size, tier: Tier{QueueBytes: 16 * size}})
+	for n := range 96 {
+		if err := r.put(t, n, uint64(n+1), kvstore.Hint{}); err != nil {
+			t.Fatal(err)
+		}
+		r.settle()
+	}
+	for n := range 96 {
+		if got, err := get(t, r, n); got != uint64(n+1) {
+			t.Fatalf("block %d is %d, %v", n, got, err)
+		}
+		if _, err := r.host.Has(t.Context(), keyOf(n)); err != nil {
+			t.Fatalf("block %d was not promoted: %v", n, err)
+		}
+		r.settle()
+	}
+	l := r.lanes[0]
+	if moved, there := l.moved.Load(), l.there.Load(); moved != 96 || there < 30 || l.full.Load() != 0 {
+		t.Errorf("%d blocks were written, %d were there, %d dropped", moved, there, l.full.Load())
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestQueueIsBounded: nobody moves, so what does not fit into the queue is dropped and counted, and writers go on.
+func TestQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, rigOptions{host: 32 * size, below: 200 * size, tier: Tier{QueueBytes: 8 * size}, idle: true})
+	for n := range 100 {
+		if err := r.put(t, n, uint64(n+1), chainHint(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := r.lanes[0]
+	held := r.host.Stats().Blocks
+	if _, bytes := l.waiting(); bytes != 8*size || l.full.Load() != 100-8-held || held < 20 {
+		t.Errorf("%d bytes wait, %d blocks were dropped", bytes, l.full.Load())
+	}
+	found := 0
+	for n := range 100 {
+		if got, err := get(t, r, n); err == nil {
+			found++
+			if got != uint64(n+1) {
+				t.Errorf("block %d is %d", n, got)
+			}
+		}
+	}
+	if found != int(held)+8 { // with the queued ones
+		t.Errorf("%d blocks are left, %d in memory", found, held)
+	}
+	if err := r.close(); err != nil || l.ended.Load() != 8 {
+		t.Errorf("%v, %d blocks were dropped at the end", err, l.ended.Load())
+	}
+}
+
+// slow is a tier that counts and blocks reads.
+type slow struct {
+	kvstore.Store
+	reads atomic.Int64
+	gate  chan struct{}
+}
+
+func (s *slow) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
+	s.reads.Add(1)
+	select {
+	case <-s.gate:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return s.Store.Get(ctx, k)
+}
+
+// TestOneReadForMany: equal Gets are one read; one that gives up, even the one that reads, leaves the others unharmed.
+func TestOneReadForMany(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		below := &slow{Store: mem.New(mem.Options{Bytes: 1 << 20}), gate: make(chan struct{})}
+		host := mem.New(mem.Options{Bytes: 1 << 20})
+		s, err := New(zerolog.Nop(), Tier{Store: host}, Tier{Store: below, Deadline: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{Store: s}
+		blk := kvstore.NewBlock(make([]byte, size), nil).Seal()
+		if err := below.Put(t.Context(), keyOf(1), blk, kvstore.Hint{}); err != nil {
+			t.Fatal(err)
+		}
+		leader, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		get := func(ctx context.Context, want error) {
+			wg.Go(func() {
+				b, err := r.Get(ctx, keyOf(1))
+				if !errors.Is(err, want) {
+					t.Errorf("%v, want %v", err, want)
+				}
+				if err == nil {
+					b.Release()
+				}
+			})
+			synctest.Wait()
+		}
+		get(leader, context.Canceled)
+		for range 5 {
+			get(t.Context(), nil)
+		}
+		get(leader, context.Canceled)
+		if n := below.reads.Load(); n != 1 {
+			t.Errorf("%d reads for 7 equal Gets", n)
+		}
+		cancel()
+		synctest.Wait()
+		if n := below.reads.Load(); n != 2 {
+			t.Errorf("%d reads once the reader has gone away", n)
+		}
+		close(below.gate)
+		wg.Wait()
+		if n := below.reads.Load(); n != 2 {
+			t.Errorf("%d reads in all", n)
+		}
+		if p := host.Stats().Pinned + below.Stats().Pinned; p != 0 {
+			t.Errorf("%d bytes are still held", p)
+		}
+		if err := errors.Join(s.Close(), host.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestReplacedWhileRead: what was read before its key got new bytes is neither promoted over them nor given to who asks
+// after that.
+func TestReplacedWhileRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		below := &slow{Store: mem.New(mem.Options{Bytes: 1 << 20}), gate: make(chan struct{})}
+		host := mem.New(mem.Options{Bytes: 1 << 20})
+		s, err := New(zerolog.Nop(), Tier{Store: host}, Tier{Store: below, Deadline: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{Store: s}
+		old := kvstore.NewBlock(make([]byte, size), nil).Seal()
+		if err := below.Put(t.Context(), keyOf(1), old, kvstore.Hint{}); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if b, err := r.Get(t.Context(), keyOf(1)); err == nil {
+				b.Release()
+			}
+		})
+		synctest.Wait()
+		if err := r.put(t, 1, 7, kvstore.Hint{}); err != nil {
+			t.Fatal(err)
+		}
+		close(below.gate)
+		wg.Wait()
+		if got, err := get(t, host, 1); got != 7 {
+			t.Errorf("the first tier has %d, %v", got, err)
+		}
+		if err := host.Delete(t.Context(), keyOf(1)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := get(t, r, 1); !errors.Is(err, kvstore.ErrNotFound) {
+			t.Errorf("older bytes came up again: %d, %v", got, err)
+		}
+		if err := errors.Join(s.Close(), host.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDeadTier: a tier that hangs costs its deadline a few times, then nothing, and is used again when it answers.
+func TestDeadTier(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var hangs atomic.Bool
+		r := newRig(t, rigOptions{
+			host: 64 * size, below: 200 * size,
+			tier:  Tier{Deadline: time.Second, Failures: 3, Cooldown: time.Minute, Workers: 1},
+			fault: func(faulty.Op, kvstore.Key) faulty.Fault { return faulty.Fault{Hang: hangs.Load()} },
+		})
+		if err := r.put(t, 1, 5, chainHint(0)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Flush(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.host.Delete(t.Context(), keyOf(1)); err != nil {
+			t.Fatal(err)
+		}
+		hangs.Store(true)
+		begun := time.Now()
+		for range 1000 {
+			if _, err := get(t, r, 1); !errors.Is(err, kvstore.ErrUnavailable) {
+				t.Fatal(err)
+			}
+		}
+		for n := range 1000 { // overflows all the time
+			if err := r.put(t, 10+n, 1, chainHint(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(begun); took > 4*time.Second {
+			t.Errorf("a dead tier cost %v", took)
+		}
+		if f, err := r.Flush(t.Context(), nil); !errors.Is(err, kvstore.ErrUnavailable) {
+			t.Errorf("flush to a dead tier: %+v, %v", f, err)
+		}
+		hangs.Store(false)
+		time.Sleep(time.Hour)
+		if got, err := get(t, r, 1); got != 5 {
+			t.Errorf("after its recovery: %d, %v", got, err)
+		}
+		if err := r.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestFlush: what fits before the deadline is whole chains, the last used first.
+func TestFlush(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var order []kvstore.Name
+		var mu sync.Mutex
+		r := newRig(t, rigOptions{
+			host: 1 << 20, below: 1 << 20, idle: true, tier: Tier{Workers: 1},
+			fault: func(op faulty.Op, k kvstore.Key) faulty.Fault {
+				if op != faulty.Put {
+					return faulty.Fault{}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				order = append(order, k.Name)
+				return faulty.Fault{Delay: time.Second}
+			},
+		})
+		for chain := range 3 {
+			for d := range 5 {
+				h := kvstore.Hint{Known: true, Depth: uint32(d), Parent: keyOf(10*chain + d - 1).Name}
+				if err := r.put(t, 10*chain+d, 1, h); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+		for d := range 5 {
+			if _, err := get(t, r, 10+d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 7500*time.Millisecond)
+		defer cancel()
+		var last Flushed
+		f, err := r.Flush(ctx, func(f Flushed) { last = f })
+		if err != nil || !f.Left || f.Blocks != 7 || f.Bytes != 7*size || last.Blocks != 7 {
+			t.Errorf("%+v, %v; last told %+v", f, err, last)
+		}
+		var want []kvstore.Name
+		for _, n := range []int{10, 11, 12, 13, 14, 20, 21, 22} { // 22 was cut off
+			want = append(want, keyOf(n).Name)
+		}
+		if !slices.Equal(order, want) {
+			t.Errorf("written in another order than by value: %x", order)
+		}
+		f, err = r.Flush(t.Context(), nil)
+		if err != nil || f.Left || f.Blocks != 8 || f.There < 7 {
+			t.Errorf("the rest: %+v, %v", f, err)
+		}
+		if err := r.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDeleteOnDeadTier: what was deleted stays so although the tier that has it could not be asked.
+func TestDeleteOnDeadTier(t *testing.T) {
+	t.Parallel()
+	var dead atomic.Bool
+	r := newRig(t, rigOptions{host: 64 * size, below: 200 * size, tier: Tier{Cooldown: time.Millisecond}, fault: func(faulty.Op, kvstore.Key) faulty.Fault {
+		if dead.Load() {
+			return faulty.Fault{Err: kvstore.ErrUnavailable}
+		}
+		return faulty.Fault{}
+	}})
+	if err := r.put(t, 1, 5, kvstore.Hint{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Flush(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	dead.Store(true)
+	if err := r.Delete(t.Context(), keyOf(1)); !errors.Is(err, kvstore.ErrUnavailable) {
+		t.Errorf("delete: %v", err)
+	}
+	dead.Store(false)
+	if got, err := get(t, r, 1); !errors.Is(err, kvstore.ErrNotFound) {
+		t.Errorf("it came back: %d, %v", got, err)
+	}
+	r.settle()
+	if _, err := r.below.Has(t.Context(), keyOf(1)); !errors.Is(err, kvstore.ErrNotFound) {
+		t.Errorf("it was not deleted when the tier answered again: %v", err)
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMoreDoubtsThanAreKept: with a tier dead for long, replaced keys are remembered roughly, and never answered wrongly.
+func TestMoreDoubtsThanAreKept(t *testing.T) {
+	t.Parallel()
+	l := newLane(Tier{QueueBytes: 1 << 20}, zerolog.Nop())
+	for n := range maxChecks + 1000 {
+		l.forget(keyOf(n))
+	}
+	if jobs, _ := l.waiting(); jobs != maxChecks {
+		t.Errorf("%d keys are remembered one by one", jobs)
+	}
+	wrong := 0
+	for n := range maxChecks + 1000 {
+		if !l.doubtful(keyOf(n)) {
+			t.Fatalf("key %d is trusted", n)
+		}
+		if l.doubtful(keyOf(1<<30 + n)) {
+			wrong++
+		}
+	}
+	if wrong > maxChecks/100 {
+		t.Errorf("%d good keys are doubted", wrong)
+	}
+	l.close()
+}
+
+// TestRecoversFromBelow: where the first tier's copy is bad, the one below is as good.
+func TestRecoversFromBelow(t *testing.T) {
+	t.Parallel()
+	host, below := mem.New(mem.Options{Bytes: 1 << 20}), mem.New(mem.Options{Bytes: 1 << 20})
+	torn := faulty.New(host, func(op faulty.Op, _ kvstore.Key) faulty.Fault { return faulty.Fault{Torn: op == faulty.Put} })
+	s, err := New(zerolog.Nop(), Tier{Store: torn}, Tier{Store: below, Write: Through})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Store: s}
+	if err := r.put(t, 1, 5, kvstore.Hint{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := get(t, s, 1); got != 5 {
+		t.Errorf("%d, %v", got, err)
+	}
+	if n := s.Stats().Corrupt; n != 1 {
+		t.Errorf("%d corrupt blocks are counted", n)
+	}
+	if err := errors.Join(s.Close(), host.Close(), below.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBackNeedsOverflow(t *testing.T) {
+	t.Parallel()
+	host := mem.New(mem.Options{Bytes: 1 << 20})
+	if _, err := New(zerolog.Nop(), Tier{Store: faulty.New(host, none)}, Tier{Store: host}); err == nil {
+		t.Error("a tier that nothing would ever reach was taken")
+	}
+	if _, err := New(zerolog.Nop()); err == nil {
+		t.Error("a store of nothing was made")
+	}
+}
