@@ -10,17 +10,18 @@ import (
 // never meet in one index.
 type Root uint64
 
-// Identity is what a root is made of. Two sides that should name a block alike must agree in all of it, and in the block size.
+// Identity is what a root is made of. Two sides that should name a block alike must agree in all of it.
 type Identity struct {
-	Seed      uint64 // secret of the installation: who does not know it cannot make up names that collide
-	Namespace string // model fingerprint, KV layout, block size
-	Salt      string // the tenant's, as engines see it in cache_salt; empty = none
-	LoRA      string // adapter's name; empty = none
+	Seed        uint64 // secret of the installation: who does not know it cannot make up names that collide
+	Namespace   string // model and KV layout
+	BlockTokens int
+	Salt        string // the tenant's, as engines see it in cache_salt; empty = none
+	LoRA        string // adapter's name; empty = none
 }
 
 // ChainRoot makes the root of an identity. Each field is preceded by its length: no two identities look alike.
 func ChainRoot(i Identity) Root {
-	var b []byte
+	b := binary.LittleEndian.AppendUint64(nil, uint64(i.BlockTokens))
 	for _, s := range []string{i.Namespace, i.Salt, i.LoRA} {
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(s)))
 		b = append(b, s...)

@@ -274,10 +274,11 @@ func TestChain(t *testing.T) {
 	for i := range tokens {
 		tokens[i] = uint32(i)
 	}
-	base := Identity{Seed: 1, Namespace: "m", Salt: "s", LoRA: "l"}
+	base := Identity{Seed: 1, Namespace: "m", BlockTokens: 16, Salt: "s", LoRA: "l"}
 	seen := map[uint64]Identity{}
 	for _, i := range []Identity{
-		base, {2, "m", "s", "l"}, {1, "n", "s", "l"}, {1, "m", "t", "l"}, {1, "m", "s", "k"}, {1, "ms", "", "l"}, {1, "m", "sl", ""}, {1, "m", "", "sl"},
+		base, {2, "m", 16, "s", "l"}, {1, "n", 16, "s", "l"}, {1, "m", 32, "s", "l"}, {1, "m", 16, "t", "l"}, {1, "m", 16, "s", "k"},
+		{1, "ms", 16, "", "l"}, {1, "m", 16, "sl", ""}, {1, "m", 16, "", "sl"},
 	} {
 		chain := AppendChain(nil, ChainRoot(i), tokens, 16)
 		if len(chain) != 4 {
