@@ -25,6 +25,7 @@ engine_mixed_0() {
   export PYTHONHASHSEED=0
   export VLLM_LOGGING_LEVEL=INFO
   export VLLM_NO_USAGE_STATS=1
+  export VLLM_RPC_BASE_PATH="${RUN}"
   # shellcheck disable=all # the deployment's own lines
   {
 module load cuda/12.8

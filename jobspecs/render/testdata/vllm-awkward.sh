@@ -27,6 +27,7 @@ and more"
   export HF_HUB_OFFLINE=1
   export PYTHONHASHSEED=0
   export VLLM_NO_USAGE_STATS=1
+  export VLLM_RPC_BASE_PATH="${RUN}"
   # shellcheck disable=all # the deployment's own lines
   {
 module load cuda
