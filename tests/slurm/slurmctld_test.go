@@ -36,10 +36,10 @@ func TestSubmitForgotten(t *testing.T) {
 	w.note("Bob's job is %s", id)
 	w.until("three replicas are ready", ready(3))
 	w.tr.Finished(w.ctx, traffic.Streams)
-	if state := w.asRoot("squeue", "-h", "-t", "all", "-j", id, "-o", "%u %T"); state != testbed.Bob.Name+" RUNNING" {
-		t.Errorf("Bob's job is %q", state)
-	}
-	w.same(w.replicas())
+	w.untilTrue("Bob's job runs", func() bool {
+		return w.asRoot("squeue", "-h", "-t", "all", "-j", id, "-o", "%u %T") == testbed.Bob.Name+" RUNNING"
+	})
+	w.until("three replicas are ready", ready(3))
 	_, err = w.bed.RunAs(w.ctx, testbed.Bob, "scancel", id)
 	w.no(err)
 	remark := "slurmctld still knew the job"
