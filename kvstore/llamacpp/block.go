@@ -152,12 +152,12 @@ func (b *Builder) begin(s Shape) error {
 	return nil
 }
 
-// Missing is the number of blocks that have not come yet. A file is whole when it is zero.
-func (b *Builder) Missing() (n int) {
-	for _, h := range b.have {
+// Leading is the number of blocks that have come before the first that has not. The file is whole when all have.
+func (b *Builder) Leading() int {
+	for i, h := range b.have {
 		if !h {
-			n++
+			return i
 		}
 	}
-	return n
+	return len(b.have)
 }

@@ -71,14 +71,14 @@ func rebuild(t testing.TB, f *File, step, keep int) []byte {
 		if err := f.Cut(block, i*step, step); err != nil {
 			t.Fatal(err)
 		}
-		if w.Missing() == 0 {
+		if w.Leading() == keep {
 			t.Fatal("whole too early")
 		}
 		if err := w.Put(i, block); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if w.Missing() != 0 {
+	if w.Leading() != keep {
 		t.Fatal("not whole")
 	}
 	return out
@@ -148,8 +148,8 @@ func TestBlocksOfAnotherShape(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if w.Missing() != 1 {
-		t.Errorf("%d missing", w.Missing())
+	if w.Leading() != 1 {
+		t.Errorf("%d lead", w.Leading())
 	}
 }
 

@@ -1,0 +1,244 @@
+package slots
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/mem"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bench is a server with slots in a store, which may be shared with another one.
+type bench struct {
+	*Slots
+	t      *testing.T
+	server *server
+}
+
+func newStore(t *testing.T) *mem.Store {
+	t.Helper()
+	s := mem.New(mem.Options{Bytes: 64 << 20, Poison: true})
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func newBench(t *testing.T, n int, store *mem.Store) *bench {
+	t.Helper()
+	srv := newServer(t, n)
+	s, err := Open(t.Context(), Options{
+		Engine: srv, Dir: srv.dir, Store: store, Alloc: store, BlockTokens: 8, Metrics: NewMetrics(nil), Log: zerolog.Nop(),
+		Space: func(tenant string) kvstore.Space { return kvstore.NewSpace(kvstore.Layout{Weights: "w"}, tenant) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{Slots: s, t: t, server: srv}
+	t.Cleanup(func() {
+		b.settle()
+		if left, _ := os.ReadDir(srv.dir); len(left) > 0 {
+			t.Errorf("%d files are left in the server's folder", len(left))
+		}
+		if srv.wrong > 0 {
+			t.Errorf("%d tokens were used with the KV of another prefix", srv.wrong)
+		}
+	})
+	return b
+}
+
+// settle waits for the saves that are under way.
+func (b *bench) settle() { b.saves.Wait() }
+
+// ask sends a prompt and says how many tokens the server had to read.
+func (b *bench) ask(tenant, prompt string) (read int) {
+	b.t.Helper()
+	l, body, err := b.Take(b.t.Context(), tenant, "/v1/completions", completion(prompt))
+	if err != nil || l == nil {
+		b.t.Fatalf("no lease: %v", err)
+	}
+	defer l.End(true)
+	req, _ := http.NewRequest(http.MethodPost, "http://x/v1/completions", bytes.NewReader(body))
+	resp, _ := b.server.RoundTrip(req)
+	defer resp.Body.Close()
+	var out struct {
+		Timings struct {
+			Prompt int `json:"prompt_n"`
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		b.t.Fatal(err)
+	}
+	return out.Timings.Prompt
+}
+
+func text(n int, seed uint64) string {
+	r := rand.New(rand.NewPCG(seed, 0))
+	var b strings.Builder
+	for range n {
+		b.WriteByte(byte('a' + r.IntN(26)))
+	}
+	return b.String()
+}
+
+// TestAnotherServerIsWarm: what one server has read, another one does not read again, but for the last block.
+func TestAnotherServerIsWarm(t *testing.T) {
+	store := newStore(t)
+	a, b := newBench(t, 2, store), newBench(t, 3, store)
+	prompt := text(200, 1)
+	if n := a.ask("t", prompt); n != 200 {
+		t.Fatalf("the first reads %d", n)
+	}
+	a.settle()
+	if n := b.ask("t", prompt); n > 8 {
+		t.Errorf("the other server reads %d of 200 tokens", n)
+	}
+	b.settle()
+	if n := b.ask("t", prompt[:100]+text(100, 2)); n > 200-96 {
+		t.Errorf("a prompt that shares its half: it reads %d", n)
+	}
+	if n := newBench(t, 1, store).ask("t", prompt+text(50, 3)); n > 50+8 {
+		t.Errorf("the conversation goes on elsewhere: it reads %d", n)
+	}
+}
+
+// TestTenantsAreApart: neither a slot nor the store tells one tenant what another has asked.
+func TestTenantsAreApart(t *testing.T) {
+	b := newBench(t, 1, newStore(t))
+	prompt := text(100, 1)
+	b.ask("alice", prompt)
+	b.settle()
+	if n := b.ask("bob", prompt); n != 100 {
+		t.Errorf("bob reads %d of alice's 100 tokens", n)
+	}
+	b.settle()
+	if n := b.ask("alice", prompt); n > 8 {
+		t.Errorf("alice reads %d of her own", n)
+	}
+}
+
+// TestTurns: a conversation stays in its slot; another one beside it does not push it out.
+func TestTurns(t *testing.T) {
+	b := newBench(t, 2, newStore(t))
+	one, two := text(100, 1), text(100, 2)
+	for turn := range 5 {
+		b.ask("t", one)
+		b.settle()
+		b.ask("t", two)
+		b.settle()
+		one, two = one+"o"+text(20, uint64(10+turn)), two+"o"+text(20, uint64(20+turn))
+		if n := b.ask("t", one); n > 21 {
+			t.Errorf("turn %d reads %d tokens", turn, n)
+		}
+		b.settle()
+	}
+	if n := b.server.count("/slots/0restore") + b.server.count("/slots/1restore"); n > 0 {
+		t.Errorf("%d restores of what the slots held", n)
+	}
+}
+
+// TestServerRefuses: whatever a slot's action answers, the request goes on, and nothing wrong is used afterwards.
+func TestServerRefuses(t *testing.T) {
+	for _, action := range []string{"save", "restore", "erase"} {
+		t.Run(action, func(t *testing.T) {
+			store := newStore(t)
+			warm, b := newBench(t, 1, store), newBench(t, 1, store)
+			prompt := text(100, 1)
+			warm.ask("t", prompt)
+			warm.settle()
+			b.server.fail[action] = true
+			b.ask("t", prompt)
+			b.settle()
+			b.ask("u", prompt)
+			b.settle()
+			b.server.fail[action] = false
+			b.ask("t", prompt)
+			b.settle()
+			if n := b.ask("t", prompt); n > 8 {
+				t.Errorf("afterwards it reads %d", n)
+			}
+		})
+	}
+}
+
+// TestPassed: what is more than one text goes on as it came.
+func TestPassed(t *testing.T) {
+	b := newBench(t, 1, newStore(t))
+	for path, bodies := range map[string][]string{
+		"/v1/completions":      {`{"prompt":["a","b"]}`, `{"prompt":"a","n":2}`, `{"prompt":"a","lora":[{"id":1}]}`, `{`, `{}`, `{"prompt":""}`},
+		"/v1/chat/completions": {`{"messages":[{"content":[{"type":"image_url"}]}]}`},
+		"/v1/embeddings":       {`{"input":"a"}`},
+	} {
+		for _, body := range bodies {
+			l, got, err := b.Take(t.Context(), "t", path, []byte(body))
+			if l != nil || err != nil || string(got) != body {
+				t.Errorf("%s became %s (%v)", body, got, err)
+			}
+		}
+	}
+	l, got, err := b.Take(t.Context(), "t", "/v1/chat/completions", []byte(`{ "messages":[{"content":"hi"}]}`))
+	if err != nil || string(got) != `{"id_slot":0,"cache_prompt":true, "messages":[{"content":"hi"}]}` {
+		t.Fatalf("%s (%v)", got, err)
+	}
+	if want := tokens("<|hi|>"); common(l.prompt, want) != len(want) {
+		t.Errorf("the prompt is %v", l.prompt)
+	}
+	l.End(false)
+}
+
+// TestWaitsForASlot: with all slots busy a request waits, and a client that goes does not wait.
+func TestWaitsForASlot(t *testing.T) {
+	b := newBench(t, 1, newStore(t))
+	l, _, err := b.Take(t.Context(), "t", "/v1/completions", completion("abc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, _, err := b.Take(ctx, "t", "/v1/completions", completion("abc")); err == nil {
+		t.Fatal("two requests have one slot")
+	}
+	got := make(chan int)
+	go func() { got <- b.ask("t", "abcdefghijkl") }()
+	l.End(true)
+	if n := <-got; n == 0 {
+		t.Error("nothing was read")
+	}
+}
+
+// TestManyAtOnce: conversations on two servers with a small store; every answer comes from right KV (the bench checks).
+func TestManyAtOnce(t *testing.T) {
+	store := newStore(t)
+	benches := []*bench{newBench(t, 3, store), newBench(t, 2, store)}
+	var all sync.WaitGroup
+	for c := range 8 {
+		all.Go(func() {
+			prompt := text(40+c, uint64(c%3))
+			for turn := range 15 {
+				benches[(turn+c)%2].ask([]string{"t", "u"}[c%2], prompt)
+				prompt += text(11, uint64(100*c+turn))
+			}
+		})
+	}
+	all.Wait()
+	for _, b := range benches {
+		if err := b.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
