@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -46,6 +47,11 @@ func runNodes(ctx context.Context, inv *invocation, control apiv1.ControlService
 	if o.gpus {
 		if err := printGPUs(inv, resp.Nodes); err != nil {
 			return err
+		}
+	}
+	for _, n := range resp.Nodes {
+		if n.ExcludedUntil != nil {
+			fmt.Fprintf(inv.Out, "  %s gets no launches until %s: %s\n", n.Name, n.ExcludedUntil.AsTime().Local().Format(time.TimeOnly), printable(n.ExcludedReason))
 		}
 	}
 	for _, w := range resp.Warnings {

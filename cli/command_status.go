@@ -124,6 +124,7 @@ func printReplicas(inv *invocation, reps []*apiv1.ReplicaStatus, now time.Time, 
 	if err := inv.table(head, rows); err != nil {
 		return err
 	}
+	printHandovers(inv, reps, now)
 	printLastLines(inv, reps, now)
 	if wide {
 		printPorts(inv, reps)

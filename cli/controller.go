@@ -363,6 +363,7 @@ func (c *controller) reconcileOptions() reconcile.Options {
 	return reconcile.Options{
 		Ledger: c.ledger, Fleet: c.fleet, Clusters: c.clusters, JoinFile: c.writeJoinFile, RemoveJoinFile: c.removeJoinFile,
 		LogDir: c.logDir, Commander: commander{c}, Prober: prober{c.upstream}, Log: c.log, Registerer: c.registry,
+		AskedAt: func(deployment string) time.Time { return c.server.AskedAt(deployment) },
 	}
 }
 

@@ -42,6 +42,10 @@ func fixedStatus() *apiv1.StatusResponse {
 					replica(&apiv1.ReplicaStatus{
 						Name: "prefill/0", State: "ready", Since: at(-50 * time.Hour), Nodes: []string{"gpu042", "gpu043"}, Job: "4182731", Epoch: 7, Address: "10.0.0.42:40123",
 						EndsAt: at(3 * time.Hour), SeenAt: at(-time.Second), Load: load(3, 12), Kv: &apiv1.KVState{Usage: ptr(0.873)},
+						Handover: &apiv1.Handover{
+							LeaveBy: at(3*time.Hour - 70*time.Second), StartAt: at(150 * time.Minute), Drain: durationpb.New(time.Minute),
+							Queue: durationpb.New(15 * time.Minute), StartUp: durationpb.New(4*time.Minute + 12*time.Second), StartUpSamples: 6, ReadyAt: at(170 * time.Minute),
+						},
 						Ports: []*apiv1.Port{{Address: "unix:/run/e1.sock", Purpose: "engine", Protection: "directory"}, {Address: "10.0.0.42:40123", Purpose: "requests", Protection: "mtls"}},
 					}),
 					replica(&apiv1.ReplicaStatus{Name: "prefill/1", State: "draining", Reason: "asked for by `penstock drain`", Since: at(-90 * time.Second), Nodes: []string{"gpu044"}, Load: load(1, 0)}),
@@ -65,6 +69,31 @@ func fixedStatus() *apiv1.StatusResponse {
 				Roles:    []*apiv1.RoleStatus{{Role: "mixed", Wanted: 1, Ready: 1}},
 				Replicas: []*apiv1.ReplicaStatus{replica(&apiv1.ReplicaStatus{Name: "mixed/0", State: "ready", Since: at(-time.Minute), Nodes: []string{"node-a"}, Load: load(0, 0), Kv: &apiv1.KVState{Usage: ptr(0.0)}})},
 			},
+			{
+				Name: "night", Model: "tiny4", Engine: "sim", Cluster: "slurm", Revision: 1, State: "ready",
+				Reason: "night-mixed-0-abcd ends at 12:05:00 and about 4m10s pass without it: the limit QOSMaxJobsPerUserLimit keeps its successor from starting beside it",
+				Roles:  []*apiv1.RoleStatus{{Role: "mixed", Wanted: 2, Ready: 2, Starting: 2}},
+				Replicas: []*apiv1.ReplicaStatus{
+					replica(&apiv1.ReplicaStatus{
+						Name: "mixed/0", Launch: "night-mixed-0-abcd", State: "ready", Since: at(-4 * time.Hour), Nodes: []string{"gpu060"}, EndsAt: at(5 * time.Minute),
+						Handover: &apiv1.Handover{
+							LeaveBy: at(230 * time.Second), StartAt: at(-15 * time.Minute), Drain: durationpb.New(time.Minute), Queue: durationpb.New(9 * time.Minute), QueueSamples: 12,
+							StartUp: durationpb.New(3 * time.Minute), StartUpSamples: 4, Successor: "night-mixed-0-efgh", SuccessorState: "pending",
+							SuccessorReason: "job 4182760 is pending (QOSMaxJobsPerUserLimit)", ReadyAt: at(8 * time.Minute), Gap: durationpb.New(250 * time.Second),
+							GapReason: "the limit QOSMaxJobsPerUserLimit keeps its successor from starting beside it",
+						},
+					}),
+					replica(&apiv1.ReplicaStatus{Name: "mixed/0", Launch: "night-mixed-0-efgh", Replaces: "night-mixed-0-abcd", State: "pending", Reason: "job 4182760 is pending (QOSMaxJobsPerUserLimit)", Since: at(-15 * time.Minute)}),
+					replica(&apiv1.ReplicaStatus{
+						Name: "mixed/1", Launch: "night-mixed-1-abcd", State: "ready", Since: at(-4 * time.Hour), Nodes: []string{"gpu061"}, EndsAt: at(9 * time.Minute),
+						Handover: &apiv1.Handover{
+							LeaveBy: at(8 * time.Minute), StartAt: at(-9 * time.Minute), Drain: durationpb.New(time.Minute), Queue: durationpb.New(9 * time.Minute), QueueSamples: 12,
+							StartUp: durationpb.New(3 * time.Minute), StartUpSamples: 4, Successor: "night-mixed-1-efgh", SuccessorState: "loading", ReadyAt: at(100 * time.Second),
+						},
+					}),
+					replica(&apiv1.ReplicaStatus{Name: "mixed/1", Launch: "night-mixed-1-efgh", Replaces: "night-mixed-1-abcd", State: "loading", Since: at(-80 * time.Second), Nodes: []string{"gpu062"}}),
+				},
+			},
 			{Name: "idle", Model: "tiny2", Engine: "sim", Cluster: "local", Revision: 1, State: "ready", Reason: "scaled to zero", Roles: []*apiv1.RoleStatus{{Role: "mixed", Scaled: true}}},
 			{Name: "gone", Model: "tiny3", Engine: "llamacpp", Cluster: "local", Revision: 9, State: "stopped", Roles: []*apiv1.RoleStatus{{Role: "mixed"}}},
 		},
@@ -82,6 +111,10 @@ func fixedNodes() *apiv1.NodesResponse {
 					{Uuid: "GPU-5f1a", Name: "NVIDIA H100 80GB HBM3", MemoryTotal: ptr(uint64(80 << 30)), MemoryUsed: ptr(uint64(71 << 30)), Utilization: ptr(0.97), TemperatureC: ptr(64.0), PowerW: ptr(688.4), EccUncorrected: ptr(uint64(0))},
 					{Uuid: "GPU-77c0", Name: "NVIDIA H100 80GB HBM3", MemoryTotal: ptr(uint64(80 << 30)), Xids: []uint32{79, 48}},
 				},
+			},
+			{
+				Name: "gpu070", Cluster: "slurm", State: "up", GpusDeclared: 8, Cpus: 128, Memory: 1 << 40, GpuSource: "declared", ExcludedUntil: at(40 * time.Minute),
+				ExcludedReason: "2 launches have ended there by its fault, the last, qwen-decode-1-abcd, at 11:40:00: node failed",
 			},
 			{Name: "node-b", Cluster: "local", State: "down", GpusDeclared: 1, Cpus: 2, Memory: 25232932864, GpuSource: "declared", Gpus: []*apiv1.GPU{{Uuid: "node-b-gpu0"}}},
 		},

@@ -50,6 +50,8 @@ type fakeLoop struct {
 	dry       []plan.Action
 	dryErr    error
 	warns     []string
+	handovers []plan.Handover
+	excluded  []plan.Excluded
 	applied   *jobspecs.Deployment // what DryRun was asked
 }
 
@@ -57,6 +59,9 @@ func (l *fakeLoop) Wake()               { l.mu.Lock(); defer l.mu.Unlock(); l.wa
 func (l *fakeLoop) Refresh()            { l.mu.Lock(); defer l.mu.Unlock(); l.refreshes++ }
 func (l *fakeLoop) Last() []plan.Action { l.mu.Lock(); defer l.mu.Unlock(); return l.last }
 func (l *fakeLoop) Warnings() []string  { return l.warns }
+
+func (l *fakeLoop) Handovers() []plan.Handover { return l.handovers }
+func (l *fakeLoop) Excluded() []plan.Excluded  { return l.excluded }
 func (l *fakeLoop) woken() (wakes, fresh int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

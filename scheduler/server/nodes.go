@@ -12,12 +12,17 @@ import (
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/fleet"
+	"github.com/penstock/penstock/scheduler/plan"
 )
 
 // Nodes joins what clusters have with what agents see of the GPUs.
 func (c controlAPI) Nodes(ctx context.Context, _ *apiv1.NodesRequest) (*apiv1.NodesResponse, error) {
 	resp := &apiv1.NodesResponse{}
 	now := time.Now()
+	excluded := map[string]plan.Excluded{}
+	for _, x := range c.s.o.Loop.Excluded() {
+		excluded[string(x.Cluster)+"/"+x.Node] = x
+	}
 	snapshot, launches := c.s.o.Fleet.Snapshot(now), c.s.o.Ledger.Launches()
 	for _, kind := range sortedKinds(c.s.o.Clusters) {
 		capacity, err := c.s.capacity(ctx, c.s.o.Clusters[kind])
@@ -26,7 +31,11 @@ func (c controlAPI) Nodes(ctx context.Context, _ *apiv1.NodesRequest) (*apiv1.No
 			continue
 		}
 		for _, n := range capacity.Nodes {
-			resp.Nodes = append(resp.Nodes, nodeStatus(kind, n, launches, snapshot))
+			st := nodeStatus(kind, n, launches, snapshot)
+			if x, ok := excluded[string(kind)+"/"+n.Name]; ok {
+				st.ExcludedUntil, st.ExcludedReason = timestamppb.New(x.Until), x.Reason
+			}
+			resp.Nodes = append(resp.Nodes, st)
 		}
 	}
 	return resp, nil

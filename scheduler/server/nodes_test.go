@@ -8,6 +8,7 @@ import (
 	"github.com/penstock/penstock/jobspecs"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/cluster"
+	"github.com/penstock/penstock/scheduler/plan"
 )
 
 // TestNodes: what clusters have, what launches hold, and what agents see of it, on one line a node. A cluster that does not
@@ -36,6 +37,10 @@ func TestNodes(t *testing.T) {
 	ended := w.launch(t, "l-2", "demo", 1, 1)
 	w.update(t, ended, func(l *cluster.Launch) { l.Phase = cluster.Ended })
 
+	w.loop.excluded = []plan.Excluded{
+		{Cluster: jobspecs.LocalCluster, Node: "bare", Until: now, Reason: "it kills"},
+		{Cluster: jobspecs.SlurmCluster, Node: "node0", Until: now},
+	}
 	resp, err := w.control.Nodes(t.Context(), &apiv1.NodesRequest{})
 	if err != nil || len(resp.Nodes) != 3 || len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "cluster slurm") {
 		t.Fatalf("got %v, %v", resp, err)
@@ -49,6 +54,9 @@ func TestNodes(t *testing.T) {
 	}
 	if len(n.Gpus) != 2 || n.Gpus[0].Uuid != "free" || n.Gpus[0].MemoryUsed != nil || *n.Gpus[0].MemoryTotal != total || *n.Gpus[1].MemoryUsed != used {
 		t.Errorf("node0's cards: %v", n.Gpus)
+	}
+	if n.ExcludedUntil != nil || !resp.Nodes[2].ExcludedUntil.AsTime().Equal(now) || resp.Nodes[2].ExcludedReason != "it kills" {
+		t.Errorf("excluded: %v and %v", n, resp.Nodes[2])
 	}
 	if n = resp.Nodes[1]; n.State != "down" || n.GpusUsed != 0 || n.GpuSource != "declared" || n.Gpus[0].MemoryTotal != nil {
 		t.Errorf("node1: %v", n)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
@@ -17,6 +18,7 @@ type records struct {
 	byID  map[string]*apiv1.RequestRecord
 	order []string // ring, oldest at next
 	next  int
+	asked map[string]time.Time // by model: when the last request for it was over
 
 	usage     usageFiles
 	written   map[string]bool // by controllers before this one, as far as it matters
@@ -26,7 +28,7 @@ type records struct {
 
 func newRecords(dir string) *records {
 	usage := newUsageFiles(dir)
-	return &records{byID: map[string]*apiv1.RequestRecord{}, usage: usage, written: usage.recent(keptRecords)}
+	return &records{byID: map[string]*apiv1.RequestRecord{}, asked: map[string]time.Time{}, usage: usage, written: usage.recent(keptRecords)}
 }
 
 // add takes a gateway's records. A record that came before is dropped, since gateways deliver at least once. An error means
@@ -43,6 +45,9 @@ func (r *records) add(recs []*apiv1.RequestRecord) error {
 			r.unwritten = append(r.unwritten, rec)
 		}
 		r.remember(rec)
+		if at := rec.GetAt().AsTime().Add(rec.GetTotal().AsDuration()); at.After(r.asked[rec.Model]) {
+			r.asked[rec.Model] = at
+		}
 	}
 	r.unwritten, r.cause = r.usage.append(r.unwritten)
 	return r.cause
@@ -57,6 +62,13 @@ func (r *records) remember(rec *apiv1.RequestRecord) {
 	delete(r.byID, r.order[r.next])
 	r.order[r.next] = rec.Id
 	r.next = (r.next + 1) % keptRecords
+}
+
+// askedAt is when the last request for a model was over; zero = none is known.
+func (r *records) askedAt(model string) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked[model]
 }
 
 // trouble says what is not written down, and why; empty = all is.

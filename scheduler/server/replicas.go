@@ -77,6 +77,8 @@ func (in statusInput) replica(l cluster.Launch) *apiv1.ReplicaStatus {
 	if known {
 		in.addSeen(r, seen)
 	}
+	r.Replaces = string(l.Replaces)
+	in.addHandover(r, l)
 	if l.Phase == cluster.Ended {
 		r.Since = timestamppb.New(l.EndedAt)
 	}

@@ -42,6 +42,10 @@ type loop interface {
 	// Supports says whether deployments can run on a cluster.
 	Supports(jobspecs.ClusterKind) error
 	Warnings() []string
+	// Handovers is what the last cycle expects of replicas whose jobs have an end.
+	Handovers() []plan.Handover
+	// Excluded lists the nodes that get no launches for a while.
+	Excluded() []plan.Excluded
 }
 
 // Options are all that a Server needs; none may be nil.

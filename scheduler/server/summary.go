@@ -15,10 +15,11 @@ import (
 
 // statusInput is what status is worked out from; working it out is a pure function.
 type statusInput struct {
-	launches []cluster.Launch
-	fleet    fleet.Snapshot
-	waits    []plan.Action
-	revision func(deployment string, n int) (jobspecs.Deployment, error) // what launches of older revisions run
+	launches  []cluster.Launch
+	fleet     fleet.Snapshot
+	waits     []plan.Action
+	handovers []plan.Handover
+	revision  func(deployment string, n int) (jobspecs.Deployment, error) // what launches of older revisions run
 }
 
 func (in statusInput) deployment(d ledger.Deployment) *apiv1.DeploymentStatus {
@@ -77,9 +78,9 @@ func (in statusInput) summary(d ledger.Deployment, st *apiv1.DeploymentStatus) (
 	live, wait := in.live(d.Name), in.waitFor(d.Name)
 	switch {
 	case d.Stopped && live == 0:
-		return "stopped", ""
+		return "stopped", d.StopReason
 	case d.Stopped:
-		return "stopping", fmt.Sprintf("%s still ending", countOf(live, "replica is", "replicas are"))
+		return "stopping", fmt.Sprintf("%s still ending%s", countOf(live, "replica is", "replicas are"), after(": ", d.StopReason))
 	case wanted == 0 && live == 0:
 		return "ready", "scaled to zero"
 	case wanted == 0:
@@ -89,7 +90,7 @@ func (in statusInput) summary(d ledger.Deployment, st *apiv1.DeploymentStatus) (
 	case ready == wanted && d.RolledBackFrom > 0:
 		return "ready", fmt.Sprintf("revision %d was rolled back: %s", d.RolledBackFrom, d.RollbackReason)
 	case ready == wanted:
-		return "ready", ""
+		return "ready", in.gapOf(d.Name)
 	case ready > 0:
 		return "degraded", orReason(wait, fmt.Sprintf("%d of %s ready", ready, countOf(int(wanted), "replica is", "replicas are")))
 	case unknown > 0:
@@ -98,6 +99,14 @@ func (in statusInput) summary(d ledger.Deployment, st *apiv1.DeploymentStatus) (
 		return "failed", orReason(wait, fmt.Sprintf("%d starts failed one after the other", failing))
 	}
 	return "starting", orReason(wait, fmt.Sprintf("no replica is ready yet, %d wanted", wanted))
+}
+
+// after puts a text behind a separator, if there is one.
+func after(separator, text string) string {
+	if text == "" {
+		return ""
+	}
+	return separator + text
 }
 
 func countOf(n int, one, more string) string {
@@ -148,6 +157,16 @@ func (in statusInput) outdated(d ledger.Deployment) bool {
 		}
 	}
 	return false
+}
+
+// gapOf is the planner's announcement that a replica will be missing for a while.
+func (in statusInput) gapOf(name string) string {
+	for _, a := range in.waits {
+		if a.Deployment == name && a.Verb == plan.Wait && a.Cause == plan.Gap {
+			return a.Reason
+		}
+	}
+	return ""
 }
 
 // waitFor is the planner's own word on why the deployment is not where it should be.
