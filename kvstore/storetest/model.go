@@ -19,6 +19,8 @@ type Step struct {
 	Version uint64
 }
 
+const keysOfHistory = 8
+
 // Steps draws a history.
 func Steps(t *rapid.T) []Step {
 	version := uint64(0)
@@ -26,10 +28,10 @@ func Steps(t *rapid.T) []Step {
 		version++
 		return Step{
 			Op:  rapid.SampledFrom([]string{"put", "put", "put", "get", "get", "many", "has", "delete", "settle"}).Draw(t, "op"),
-			Key: rapid.IntRange(0, 9).Draw(t, "key"), Part: rapid.IntRange(0, 1).Draw(t, "part"),
-			Size: rapid.IntRange(headSize, 40_000).Draw(t, "size"), Version: version,
+			Key: rapid.IntRange(0, keysOfHistory-1).Draw(t, "key"), Part: rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "part"),
+			Size: rapid.SampledFrom([]int{headSize, 100, 5000, 20_000, 40_000}).Draw(t, "size"), Version: version,
 		}
-	}), 1, 60).Draw(t, "steps")
+	}), 10, 120).Draw(t, "steps")
 }
 
 // Play plays a history on a store. Every answer must be the one of a plain map, or a miss: an error names the first that is
@@ -66,7 +68,7 @@ func (p *player) step(s Step) error {
 	case "get":
 		return p.get(k)
 	case "many":
-		return p.many(k, part(s.Key, 1-s.Part), part((s.Key+1)%10, 0))
+		return p.many(k, part(s.Key, 1-s.Part), part((s.Key+1)%keysOfHistory, 0))
 	case "has":
 		info, err := p.s.Store.Has(p.t.Context(), k)
 		if err == nil && info.Size != int64(p.want[k].Size) && !p.maybeSize(k, info.Size) {
