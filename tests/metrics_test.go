@@ -32,6 +32,7 @@ import (
 	"github.com/penstock/penstock/scheduler/reconcile"
 	"github.com/penstock/penstock/scheduler/server"
 	"github.com/penstock/penstock/scheduler/upstream"
+	"github.com/penstock/penstock/slurm"
 	"github.com/penstock/penstock/tests/installation"
 )
 
@@ -156,6 +157,10 @@ func registered(t *testing.T) map[string]metric {
 		Upstream: upstream.New(upstream.Options{}), Traits: func(jobspecs.EngineKind) (engine.Traits, bool) { return engine.Traits{}, false },
 		CacheSaltKey: make([]byte, 32), Registerer: r,
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = slurm.New(slurm.Options{Installation: strings.Repeat("0", 32), LogRoot: "/logs", Penstock: "/penstock", Environ: []string{}, Registerer: r})
 	if err != nil {
 		t.Fatal(err)
 	}
