@@ -144,6 +144,27 @@ func TestPlace(t *testing.T) {
 	}
 }
 
+func TestNoFitNamesTheField(t *testing.T) {
+	gpus := jobspecs.GPURequest{Count: 1, Type: "A100"}
+	for want, r := range map[string]Request{
+		"nodes":       {Nodes: 2},
+		"cpus":        {CPUs: 64},
+		"memory":      {Memory: 1 << 50},
+		"gpus":        {GPUs: jobspecs.GPURequest{Count: 8}},
+		"gpus.type":   {GPUs: jobspecs.GPURequest{Count: 1, Type: "H200"}},
+		"gpus.memory": {GPUs: jobspecs.GPURequest{Count: 1, Type: "A100", Memory: 1 << 50}},
+	} {
+		var e *NoFit
+		if _, err := Place(capacity(t, "a 4 A100 80,cpus=8,mem=8"), nil, r); !errors.As(err, &e) || e.Field != want {
+			t.Errorf("%+v: field %q, want %q", r, e.Field, want)
+		}
+	}
+	var e *NoFit
+	if _, err := Place(capacity(t, "a 4 A100 80"), []Use{use("a", "x", "a-0", "a-1", "a-2", "a-3")}, Request{GPUs: gpus}); !errors.As(err, &e) || e.Field != "gpus" {
+		t.Errorf("field %q, want gpus", e.Field)
+	}
+}
+
 func TestNoFit(t *testing.T) {
 	gpu := func(n int, kind string, gib int) jobspecs.GPURequest {
 		return jobspecs.GPURequest{Count: n, Type: kind, Memory: jobspecs.Bytes(gib) << 30}
@@ -183,14 +204,14 @@ func TestNoFit(t *testing.T) {
 			nil,
 			Request{GPUs: gpu(8, "", 0)},
 			true,
-			"needs 1 node with 8 GPUs: 0 of 2 nodes have 8 such GPUs (most on one node: 4)",
+			"needs 1 node with 8 GPUs: no node has 8 such GPUs (the largest has 4)",
 		},
 		{
 			[]string{"a 4 - 0", "b 2 - 0"},
 			nil,
 			Request{Nodes: 2, GPUs: gpu(4, "", 0)},
 			true,
-			"needs 2 nodes with 4 GPUs each: 1 of 2 nodes have 4 such GPUs (most on one node: 4)",
+			"needs 2 nodes with 4 GPUs each: only 1 node has 4 such GPUs (the largest has 4)",
 		},
 		{[]string{"a 4 - 0"}, nil, Request{Nodes: 2, GPUs: gpu(1, "", 0)}, true, "needs 2 nodes with 1 GPU each: the cluster has 1 node"},
 		{
@@ -198,17 +219,24 @@ func TestNoFit(t *testing.T) {
 			[]Use{use("a", "", "a-0"), use("b", "", "b-3", "b-2")},
 			Request{GPUs: gpu(4, "", 0)},
 			false,
-			"needs 1 node with 4 GPUs: 0 of 2 nodes have 4 such GPUs free (5 of 8 in the cluster are free)",
+			"needs 1 node with 4 GPUs: no node has 4 such GPUs free (5 of 8 in the cluster are free)",
 		},
-		{[]string{"a 4 - 0,down", "b 4 - 0,down"}, nil, Request{GPUs: gpu(1, "", 0)}, false, "needs 1 node with 1 GPU: 0 of 2 nodes are up"},
-		{[]string{"a 4 - 0,cpus=8"}, nil, Request{CPUs: 9}, true, "needs 1 node: 0 of 1 node have 9 CPUs"},
-		{[]string{"a 4 - 0,cpus=8"}, []Use{{Node: "a", CPUs: 4}}, Request{CPUs: 8}, false, "needs 1 node: 0 of 1 node have 8 CPUs free"},
+		{[]string{"a 4 - 0,down", "b 4 - 0,down"}, nil, Request{GPUs: gpu(1, "", 0)}, false, "needs 1 node with 1 GPU: no node is up (of 2 nodes)"},
+		{[]string{"a 4 - 0,cpus=8"}, nil, Request{CPUs: 9}, true, "needs 1 node: no node has 9 CPUs (the only one has 8)"},
+		{[]string{"a 4 - 0,cpus=8"}, []Use{{Node: "a", CPUs: 4}}, Request{CPUs: 8}, false, "needs 1 node: no node has 8 CPUs free (most on one: 4)"},
 		{
 			[]string{"a 4 - 0,mem=8", "b 4 - 0,mem=8"},
 			[]Use{{Node: "a", Memory: 1 << 30}},
 			Request{Nodes: 2, Memory: 8 << 30},
 			false,
-			"needs 2 nodes: 1 of 2 nodes have 8 GiB of memory free",
+			"needs 2 nodes: only 1 node has 8 GiB of memory free (most on one: 8 GiB)",
+		},
+		{
+			[]string{"a 4 - 0,mem=8", "b 4 - 0,mem=8", "c 4 - 0,mem=4"},
+			nil,
+			Request{Nodes: 3, Memory: 8 << 30},
+			true,
+			"needs 3 nodes: only 2 nodes have 8 GiB of memory (the largest has 8 GiB)",
 		},
 	}
 	for _, tt := range tests {

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/penstock/penstock/jobspecs"
@@ -74,7 +75,7 @@ func (p *planner) whyNot(c *clusterView) string {
 func (p *planner) noRoom(d *deployment, r *role, n int, err error) {
 	cause, hint := NoRoom, ""
 	if no := (*place.NoFit)(nil); errors.As(err, &no) && no.Never {
-		cause = NeverFits
+		cause, hint = NeverFits, fmt.Sprintf("; roles.%s.%s asks for it", r.kind, no.Field)
 	} else if c := d.census(r); len(c.older) > 0 && unavailable(r.spec) == 0 {
 		hint = "; rollout.unavailable: 1 would let an older replica go first"
 	}
