@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -49,6 +50,33 @@ func joinable(d jobspecs.Deployment) jobspecs.Errors {
 	}}
 }
 
+// checker is a cluster that can tell what of a deployment will never run there.
+type checker interface {
+	Check(ctx context.Context, d jobspecs.Deployment) jobspecs.Errors
+}
+
+// checkPatience bounds how long a cluster is asked; one that does not answer holds nothing against a file.
+const checkPatience = 15 * time.Second
+
+// fits refuses what the cluster says can never run: a job that waits for ever says so much later, or not at all.
+func (s *Server) fits(ctx context.Context, source, text string, d jobspecs.Deployment) error {
+	c, ok := s.o.Clusters[d.Cluster].(checker)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkPatience)
+	defer cancel()
+	errs := c.Check(ctx, d)
+	if len(errs) == 0 {
+		return nil
+	}
+	doc, err := jobspecs.ParseDocument(source, []byte(text))
+	if err != nil {
+		return connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	return connect.NewError(connect.CodeFailedPrecondition, doc.Locate(errs))
+}
+
 // Apply stores a revision and wakes the loop. What it answers is what will be done next.
 func (c controlAPI) Apply(ctx context.Context, req *apiv1.ApplyRequest) (*apiv1.ApplyResponse, error) {
 	d, err := read(req.Source, req.Yaml)
@@ -57,6 +85,9 @@ func (c controlAPI) Apply(ctx context.Context, req *apiv1.ApplyRequest) (*apiv1.
 	}
 	if err := c.s.o.Loop.Supports(d.Cluster); err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+	}
+	if err := c.s.fits(ctx, req.Source, req.Yaml, d); err != nil {
+		return nil, err
 	}
 	actions, _ := c.s.o.Loop.DryRun(ctx, &d)
 	rev, changed, err := c.s.o.Ledger.Apply(d, req.Source)
@@ -81,6 +112,9 @@ func (c controlAPI) Plan(ctx context.Context, req *apiv1.PlanRequest) (*apiv1.Pl
 		}
 		if err := c.s.o.Loop.Supports(parsed.Cluster); err != nil {
 			return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+		}
+		if err := c.s.fits(ctx, req.Source, req.Yaml, parsed); err != nil {
+			return nil, err
 		}
 		d = &parsed
 		resp.Deployment = d.Name
