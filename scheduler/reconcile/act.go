@@ -128,7 +128,7 @@ func (l *Loop) end(a plan.Action, now time.Time) error {
 	if a.Failed {
 		kind = "failed"
 	}
-	l.event(kind, a, a.Reason+lastLine(a.LastLines))
+	l.event(kind, a, a.Reason+complaint(a.LastLines))
 	return l.bury(over)
 }
 
@@ -140,13 +140,6 @@ func (l *Loop) bury(x cluster.Launch) error {
 		return fmt.Errorf("remove the join file of %s: %w", x.ID, err)
 	}
 	return nil
-}
-
-func lastLine(lines []string) string {
-	if len(lines) == 0 {
-		return ""
-	}
-	return ": " + lines[len(lines)-1]
 }
 
 func (l *Loop) found(a plan.Action) error {

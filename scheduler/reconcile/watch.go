@@ -109,8 +109,11 @@ func (l *Loop) compare(x *cluster.Launch, r fleet.Replica, was told) told {
 	is, h := was, r.Health()
 	if h.GetFailures() > was.failures {
 		is.failures = h.GetFailures()
-		l.event("engine-ended", about, fmt.Sprintf("the engine ended without being asked to, %d times in this run: %s%s",
-			is.failures, orUnknown(h.GetExit()), lastLine(h.GetLastLines())))
+		again := ""
+		if is.failures > 1 {
+			again = fmt.Sprintf(" (failure %d of this run)", is.failures)
+		}
+		l.event("engine-ended", about, "the engine ended without being asked to"+again+": "+orUnknown(h.GetExit())+complaint(h.GetLastLines()))
 	}
 	if r.Phase == apiv1.Phase_PHASE_STARTED && r.EngineStarts != was.starts {
 		is.starts = r.EngineStarts
