@@ -109,7 +109,7 @@ func (d *folder) Lock() (func() error, error) {
 		n, _ := f.ReadAt(holder, 0)
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w (process %s)", errInUse, strings.TrimSpace(string(holder[:n])))
+			return nil, fmt.Errorf("%w (process %s)", ErrInUse, strings.TrimSpace(string(holder[:n])))
 		}
 		return nil, fmt.Errorf("lock: %w; the folder must be on a disk of this node", err)
 	}
@@ -118,7 +118,8 @@ func (d *folder) Lock() (func() error, error) {
 	return f.Close, nil
 }
 
-var errInUse = errors.New("in use by another process; give each process a folder of its own")
+// ErrInUse means that another process has the folder.
+var ErrInUse = errors.New("in use by another process; give each process a folder of its own")
 
 // Create implements fileSystem.
 func (d *folder) Create(name string) (file, error) {

@@ -110,7 +110,7 @@ func (m *memFS) Lock() (func() error, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.locked {
-		return nil, errInUse
+		return nil, ErrInUse
 	}
 	m.locked = true
 	return func() error { m.mu.Lock(); m.locked = false; m.mu.Unlock(); return nil }, nil

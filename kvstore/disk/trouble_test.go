@@ -203,12 +203,12 @@ func TestFolderOfOthers(t *testing.T) {
 func TestOneProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "kv")
 	s := mustOpen(t, Options{Dir: dir, Budget: 1 << 20})
-	if _, err := Open(t.Context(), Options{Dir: dir, Budget: 1 << 20}); !errors.Is(err, errInUse) {
+	if _, err := Open(t.Context(), Options{Dir: dir, Budget: 1 << 20}); !errors.Is(err, ErrInUse) {
 		t.Errorf("a second store: %v", err)
 	}
 	mustClose(t, s)
 	holder := startChild(t, dir, "0")
-	if _, err := Open(t.Context(), Options{Dir: dir, Budget: 1 << 20}); !errors.Is(err, errInUse) {
+	if _, err := Open(t.Context(), Options{Dir: dir, Budget: 1 << 20}); !errors.Is(err, ErrInUse) {
 		t.Errorf("beside another process: %v", err)
 	}
 	holder.kill()
