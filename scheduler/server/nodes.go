@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -31,7 +32,7 @@ func (c controlAPI) Nodes(ctx context.Context, _ *apiv1.NodesRequest) (*apiv1.No
 			continue
 		}
 		for _, n := range capacity.Nodes {
-			st := nodeStatus(kind, n, launches, snapshot)
+			st := nodeStatus(kind, n, launches, snapshot, c.s.gpusPerNode)
 			if x, ok := excluded[string(kind)+"/"+n.Name]; ok {
 				st.ExcludedUntil, st.ExcludedReason = timestamppb.New(x.Until), x.Reason
 			}
@@ -57,7 +58,16 @@ func (s *Server) capacity(ctx context.Context, c cluster.Cluster) (cluster.Capac
 	return c.Capacity(ctx)
 }
 
-func nodeStatus(kind jobspecs.ClusterKind, n cluster.Node, launches []cluster.Launch, snapshot fleet.Snapshot) *apiv1.NodeStatus {
+// gpusPerNode is how many cards a launch has on each of its nodes, by its file.
+func (s *Server) gpusPerNode(l cluster.Launch) int {
+	d, err := s.o.Ledger.Revision(l.Deployment, l.Revision)
+	if err != nil {
+		return 0
+	}
+	return d.Roles[l.Role].GPUs.Count
+}
+
+func nodeStatus(kind jobspecs.ClusterKind, n cluster.Node, launches []cluster.Launch, snapshot fleet.Snapshot, perNode func(cluster.Launch) int) *apiv1.NodeStatus {
 	st := &apiv1.NodeStatus{
 		Name: n.Name, Cluster: string(kind), State: "down", GpusDeclared: uint32(len(n.GPUs)), Cpus: uint32(n.CPUs), Memory: n.Memory,
 	}
@@ -77,6 +87,11 @@ func nodeStatus(kind jobspecs.ClusterKind, n cluster.Node, launches []cluster.La
 			st.Launches = append(st.Launches, string(l.ID))
 			st.Replicas = append(st.Replicas, fmt.Sprintf("%s/%s/%d", l.Deployment, l.Role, l.Index))
 			addGPUs(st, snapshot.Replicas[l.ID].Ranks[rank], p.GPUs, seen)
+		}
+		if len(l.Placement) == 0 && slices.Contains(l.Ran, n.Name) { // the cluster has placed it, and does not say on which cards
+			st.GpusUsed += uint32(perNode(l))
+			st.Launches = append(st.Launches, string(l.ID))
+			st.Replicas = append(st.Replicas, fmt.Sprintf("%s/%s/%d", l.Deployment, l.Role, l.Index))
 		}
 	}
 	for _, g := range n.GPUs {
