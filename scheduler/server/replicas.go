@@ -36,6 +36,9 @@ func (in statusInput) replicas(d ledger.Deployment) []*apiv1.ReplicaStatus {
 			live[at] = true
 			r := in.replica(l)
 			r.Failures = max(r.Failures, failures[at])
+			if n := failures[at]; n > 0 && starting[r.State] {
+				r.Reason = fmt.Sprintf("start %d, the last one failed: %s; %s", n+1, orReason(lastFailed[at].EndReason, "nobody knows why"), r.Reason)
+			}
 			out = append(out, r)
 		case l.Failed && l.Revision == d.Revision:
 			lastFailed[at] = l
@@ -62,6 +65,9 @@ func (in statusInput) replicas(d ledger.Deployment) []*apiv1.ReplicaStatus {
 	})
 	return out
 }
+
+// starting are the states of replicas that come up.
+var starting = map[string]bool{"submitting": true, "pending": true, "joining": true, "loading": true}
 
 func (in statusInput) replica(l cluster.Launch) *apiv1.ReplicaStatus {
 	r := &apiv1.ReplicaStatus{

@@ -48,7 +48,7 @@ type loop interface {
 	Excluded() []plan.Excluded
 }
 
-// Options are all that a Server needs; none may be nil.
+// Options are all that a Server needs. Notices may be nil, nothing else.
 type Options struct {
 	Ledger    *ledger.Ledger
 	Fleet     *fleet.Fleet
@@ -67,7 +67,7 @@ type Options struct {
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
 	Gatherer  prometheus.Gatherer // what /metrics shows
-	Notices   []string            // what the start has found; stands among the warnings of every status; may be nil
+	Notices   []string            // what the start has found; stands among the warnings of every status
 }
 
 // Server holds the open streams and the last records. Make it with New, mount Agents and Owner, and Close it before the

@@ -51,16 +51,7 @@ func (s *Server) warnings() (out []string) {
 		out = append(out, trouble)
 	}
 	out = append(append(out, s.o.Notices...), s.o.Loop.Warnings()...)
-	snapshot := s.o.Fleet.Snapshot(time.Now())
-	for _, r := range snapshot.Replicas {
-		for _, rank := range r.Ranks {
-			for _, p := range rank.State.GetPorts().GetPorts() {
-				if p.Protection == "none" {
-					out = append(out, fmt.Sprintf("%s is open to every user who can reach it: %s (%s)", p.Address, p.Purpose, r.Launch))
-				}
-			}
-		}
-	}
+	out = append(out, openPorts(s.o.Ledger.Launches(), s.o.Fleet.Snapshot(time.Now()))...)
 	sort.Strings(out)
 	return out
 }

@@ -129,6 +129,7 @@ func TestReplicaStates(t *testing.T) {
 		{"its agent says how it ended in words", newPicture(1).launch("a", 0).seen(0, &apiv1.Health{Phase: apiv1.Phase_PHASE_FAILED, Message: "the engine ended: exit 3", Exit: "exit 3"}), "failed: the engine ended: exit 3"},
 		{"stopped, says its agent", newPicture(1).launch("a", 0).seen(0, &apiv1.Health{Phase: apiv1.Phase_PHASE_STOPPED}), "ended: "},
 		{"failed for good", newPicture(1).launch("a", 0, failed("exit 3")), "failed: exit 3"},
+		{"tried again", newPicture(1).launch("a", 0, failed("exit 3")).launch("b", 0, unjoined), "pending: start 2, the last one failed: exit 3; waiting for its agent"},
 	} {
 		st := c.p.deployment(c.p.d)
 		if len(st.Replicas) != 1 {
@@ -167,18 +168,19 @@ func TestDeploymentStates(t *testing.T) {
 		},
 		{"silent", newPicture(2).launch("a", 0).launch("b", 1), nil, "unknown: nothing is known of 2 replicas"},
 		{"one silent, one ready", newPicture(2).launch("a", 0).launch("b", 1).ready(), nil, "degraded: 1 of 2 replicas are ready"},
-		{"failed twice", newPicture(1).launch("a", 0, failed("x")).launch("b", 0, failed("y")), nil, "starting: no replica is ready yet, 1 wanted"},
+		{"failed twice", newPicture(1).launch("a", 0, failed("x")).launch("b", 0, failed("y")), nil, "starting: 2 starts in a row failed; it is tried again"},
+		{"failed once, in back-off", newPicture(1).launch("a", 0, failed("x")).waits(plan.Action{Reason: "mixed/0 has failed once in a row"}), nil, "starting: mixed/0 has failed once in a row"},
 		{
 			"failed three times", newPicture(1).launch("a", 0, failed("x")).launch("b", 0, failed("x")).launch("c", 0, failed("y")),
-			nil, "failed: 3 starts failed one after the other",
+			nil, "failed: crash-looping: 3 starts failed one after the other; it is tried again",
 		},
 		{
 			"failed three times and tried again", newPicture(1).launch("a", 0, failed("x")).launch("b", 0, failed("x")).launch("c", 0, failed("y")).launch("d", 0, unjoined),
-			nil, "failed: 3 starts failed one after the other",
+			nil, "failed: crash-looping: 3 starts failed one after the other; it is tried again",
 		},
 		{
 			"an end in between that was asked for", newPicture(1).launch("a", 0, failed("x")).launch("b", 0, failed("x")).launch("c", 0, gone).launch("d", 0, failed("y")),
-			nil, "starting: no replica is ready yet, 1 wanted",
+			nil, "starting: 1 start failed; it is tried again",
 		},
 		{
 			"older revisions' failures", newPicture(1).launch("a", 0, failed("x"), revision(1)).launch("b", 0, failed("x"), revision(1)).launch("c", 0, failed("y"), revision(1)),

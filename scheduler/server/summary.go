@@ -96,7 +96,9 @@ func (in statusInput) summary(d ledger.Deployment, st *apiv1.DeploymentStatus) (
 	case unknown > 0:
 		return "unknown", orReason(wait, fmt.Sprintf("nothing is known of %s", countOf(int(unknown), "replica", "replicas")))
 	case failing >= failuresToFail:
-		return "failed", orReason(wait, fmt.Sprintf("%d starts failed one after the other", failing))
+		return "failed", orReason(wait, fmt.Sprintf("crash-looping: %d starts failed one after the other; it is tried again", failing))
+	case failing > 0:
+		return "starting", orReason(wait, fmt.Sprintf("%s failed; it is tried again", countOf(int(failing), "start", "starts in a row")))
 	}
 	return "starting", orReason(wait, fmt.Sprintf("no replica is ready yet, %d wanted", wanted))
 }
