@@ -277,8 +277,15 @@ func TestChain(t *testing.T) {
 	base := Identity{Seed: 1, Namespace: "m", BlockTokens: 16, Salt: "s", LoRA: "l"}
 	seen := map[uint64]Identity{}
 	for _, i := range []Identity{
-		base, {2, "m", 16, "s", "l"}, {1, "n", 16, "s", "l"}, {1, "m", 32, "s", "l"}, {1, "m", 16, "t", "l"}, {1, "m", 16, "s", "k"},
-		{1, "ms", 16, "", "l"}, {1, "m", 16, "sl", ""}, {1, "m", 16, "", "sl"},
+		base,
+		{2, "m", 16, "s", "l"},
+		{1, "n", 16, "s", "l"},
+		{1, "m", 32, "s", "l"},
+		{1, "m", 16, "t", "l"},
+		{1, "m", 16, "s", "k"},
+		{1, "ms", 16, "", "l"},
+		{1, "m", 16, "sl", ""},
+		{1, "m", 16, "", "sl"},
 	} {
 		chain := AppendChain(nil, ChainRoot(i), tokens, 16)
 		if len(chain) != 4 {

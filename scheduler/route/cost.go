@@ -2,18 +2,17 @@ package route
 
 import "time"
 
-// What a token, a request and a shortage cost in milliseconds of somebody's first token. They are a middle-sized model's on
-// one card, stated rather than measured: only the order of replicas hangs on them, and that is the same over a wide range.
+// typicalPrompt stands for a prompt whose length nobody knows, this request's or a waiting one's.
+const typicalPrompt = 512
+
+// kvFull is the KV usage from which engines begin to make requests wait or to preempt them; a full cache costs kvFullMs.
 const (
-	prefillMs = 0.1 // per prompt token: 10,000 tokens a second
-	openMs    = 2.0 // per open request: each lengthens the step that prefill shares
-	// typicalPrompt stands for a prompt whose length nobody knows, this request's or a waiting one's.
-	typicalPrompt = 512
-	// kvFull is the KV usage from which engines begin to make requests wait or to preempt them; a full cache costs
-	// kvFullMs.
 	kvFull   = 0.9
 	kvFullMs = 1000.0
 )
+
+// sharers is how many open streams make a prefill cost as much to them as to itself.
+const sharers = 64.0
 
 // silentMs is what a replica costs that does not tell how loaded it is while others do, as much as some waiting prompts:
 // an engine that hangs tells nothing, and must not look idle beside one that tells of a queue.
@@ -34,31 +33,38 @@ const freshFor = 5 * time.Second
 // parts is the estimate for one candidate, each part in milliseconds.
 type parts struct {
 	queue   float64 // prompts that come first
-	prefill float64 // this prompt
+	prefill float64 // of this prompt, what no tier has
+	fetch   float64 // of this prompt, what a slower tier has
 	decode  float64 // open streams that share the engine's steps
+	others  float64 // what those streams lose by this prefill
 	kv      float64 // shortage of KV blocks
 	end     float64 // the job ends soon
 	silent  float64 // nobody knows its load, of others it is known
 }
 
-func (p parts) sum() float64 { return p.queue + p.prefill + p.decode + p.kv + p.end + p.silent }
+func (p *parts) sum() float64 {
+	return (p.queue + p.prefill + (p.decode + p.others)) + (p.fetch + p.kv + (p.end + p.silent))
+}
+
+// expected is the part of the sum that this request itself should wait.
+func (p *parts) expected() float64 { return p.queue + p.prefill + p.fetch + p.decode + p.kv }
 
 // ask is a request with what follows from it for every candidate.
 type ask struct {
-	Request
-	prefill        float64
+	*Request
+	prompt         int
 	oldest, newest int64 // Unix milliseconds between which an engine's figures are fresh
 	soon           int64 // an end before this one costs
 	told           bool  // at least one candidate tells its load
 }
 
-func newAsk(r Request, candidates []Candidate) *ask {
+func newAsk(r *Request, candidates []Candidate) ask {
 	prompt := r.PromptTokens
 	if prompt <= 0 {
 		prompt = typicalPrompt
 	}
-	a := &ask{
-		Request: r, prefill: float64(prompt) * prefillMs,
+	a := ask{
+		Request: r, prompt: prompt,
 		oldest: r.Now.Add(-freshFor).UnixMilli(), newest: r.Now.Add(freshFor).UnixMilli(), soon: r.Now.Add(endsSoon).UnixMilli(),
 	}
 	for i := range candidates {
@@ -75,39 +81,127 @@ func (a *ask) tells(c *Candidate) bool {
 	return (c.Running != nil || c.Waiting != nil || c.KVUsage != nil) && a.fresh(c)
 }
 
-// estimate says what the request would cost on c. It never falls when a figure of load rises.
-func (a *ask) estimate(c *Candidate) (p parts) {
-	open := max(0, c.Inflight)
-	p.prefill = a.prefill
-	p.queue = float64(max(0, c.InflightTokens)) * prefillMs
-	switch {
-	case a.tells(c):
-		engine := 0
-		if c.Running != nil {
-			engine += max(0, *c.Running)
-		}
-		if c.Waiting != nil {
-			engine += max(0, *c.Waiting)
-			p.queue = max(p.queue, float64(*c.Waiting)*typicalPrompt*prefillMs)
-		}
-		open = max(open, engine)
-		if c.KVUsage != nil && *c.KVUsage > kvFull {
-			p.kv = (min(*c.KVUsage, 1) - kvFull) / (1 - kvFull) * kvFullMs
-		}
-	case a.told:
-		p.silent = silentMs
-	}
-	p.decode = float64(open) * openMs
-	if c.EndsAt.UnixMilli() < a.soon && !c.EndsAt.IsZero() {
-		p.end = endCost(c.EndsAt.Sub(a.Now))
-	}
-	return p
-}
-
 // fresh reports whether the engine's own figures are known and young enough. Figures from the future are not.
 func (a *ask) fresh(c *Candidate) bool {
 	seen := c.SeenAt.UnixMilli()
 	return seen >= a.oldest && seen <= a.newest
+}
+
+// load is what comes before this request on a candidate: prompt tokens, and open requests.
+func (a *ask) load(c *Candidate, told bool) (tokens, open int) {
+	tokens, open = max(0, c.InflightTokens), max(0, c.Inflight)
+	if !told {
+		return tokens, open
+	}
+	engine := 0
+	if c.Running != nil {
+		engine = max(0, *c.Running)
+	}
+	if c.Waiting != nil {
+		waiting := max(0, *c.Waiting)
+		engine += waiting
+		tokens = max(tokens, waiting*typicalPrompt)
+	}
+	return tokens, max(open, engine)
+}
+
+// cached gives the prompt's tokens that some tier has, of which at least one must be computed to get an answer.
+func (a *ask) cached(c *Candidate) int { return max(0, min(c.Cached[Object], a.prompt-1)) }
+
+// estimate says what the request would cost on c. It never falls when a figure of load rises, nor rises with what is cached
+// where fetching is quicker than computing.
+func (a *ask) estimate(c *Candidate) (p parts) {
+	s := c.speed()
+	told := a.tells(c)
+	tokens, open := a.load(c, told)
+	p.queue = float64(tokens) * s.PrefillMs
+	p.prefill = float64(a.prompt-a.cached(c)) * s.PrefillMs
+	p.decode = float64(open) * s.OpenMs
+	p.others = p.prefill * float64(open) * (1 / sharers)
+	p.fetch, p.kv, p.end, p.silent = a.seldom(c, s, told)
+	return p
+}
+
+// cost is the estimate's sum, for the many of which nobody asks the parts.
+func (a *ask) cost(c *Candidate) float64 {
+	s := c.speed()
+	told := a.tells(c)
+	tokens, open := a.load(c, told)
+	prefill := float64(a.prompt-a.cached(c)) * s.PrefillMs
+	ms := float64(tokens)*s.PrefillMs + prefill + (float64(open)*s.OpenMs + prefill*float64(open)*(1/sharers))
+	if c.Cached[Object] <= 0 && told && (c.KVUsage == nil || *c.KVUsage <= kvFull && c.KVTokens == 0) &&
+		(c.EndsAt.IsZero() || c.EndsAt.Unix() > a.soon/1000+1) {
+		return ms
+	}
+	fetch, kv, end, silent := a.seldom(c, s, told)
+	return ms + (fetch + kv + (end + silent))
+}
+
+func (c *Candidate) speed() *Speed {
+	if c.Speed == nil {
+		return &DefaultSpeed
+	}
+	return c.Speed
+}
+
+// seldom are the parts that most candidates do not have.
+func (a *ask) seldom(c *Candidate, s *Speed, told bool) (fetch, kv, end, silent float64) {
+	if a.cached(c) > 0 {
+		fetch = a.fetch(c, s)
+	}
+	switch {
+	case told:
+		if c.KVUsage != nil {
+			kv = a.shortage(c, s)
+		}
+	case a.told:
+		silent = silentMs
+	}
+	if c.EndsAt.UnixMilli() < a.soon && !c.EndsAt.IsZero() {
+		end = endCost(c.EndsAt.Sub(a.Now))
+	}
+	return fetch, kv, end, silent
+}
+
+// fetch is the time to get what slower tiers have.
+func (a *ask) fetch(c *Candidate, s *Speed) (ms float64) {
+	for t, n := range a.fetched(c) {
+		ms += n * s.FetchMs[t]
+	}
+	return ms
+}
+
+// fetched counts the tokens that come from each tier.
+func (a *ask) fetched(c *Candidate) (tokens [Tiers]float64) {
+	most, before := a.cached(c), 0
+	for t, n := range c.Cached {
+		n = max(before, min(n, most))
+		tokens[t] = float64(n - before)
+		before = n
+	}
+	return tokens
+}
+
+// shortage is what it costs that the engine's cache is full, or will be with this prompt.
+func (a *ask) shortage(c *Candidate, s *Speed) (ms float64) {
+	usage := max(0, min(*c.KVUsage, 1))
+	if usage > kvFull {
+		ms = (usage - kvFull) / (1 - kvFull) * kvFullMs
+	}
+	if c.KVTokens > 0 {
+		free := (1 - usage) * float64(c.KVTokens)
+		need := float64(a.prompt - max(0, min(c.Cached[GPU], a.prompt)))
+		ms += max(0, need-free) * s.PrefillMs // as long as others' blocks must be computed again, or their ends waited for
+	}
+	return ms
+}
+
+// work is what the estimate was made of, to learn from.
+func (a *ask) work(c *Candidate) Work {
+	tokens, open := a.load(c, a.tells(c))
+	w := Work{PrefillTokens: float64(tokens + a.prompt - a.cached(c)), Open: float64(open), FetchTokens: a.fetched(c)}
+	w.FetchTokens[GPU] = 0
+	return w
 }
 
 func endCost(left time.Duration) float64 {

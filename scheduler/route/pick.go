@@ -1,46 +1,81 @@
 package route
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/zeebo/xxh3"
 )
 
-// near is how far above the cheapest a candidate may be and still count as its equal. Estimates are not better than that, and
-// gateways that all ran to the one cheapest replica would make it the dearest.
-const near = 1.05
+// near and nearMs are how far above the cheapest a candidate may be and still count as its equal. Estimates are not better than
+// that, and gateways that all ran to the one cheapest replica would make it the dearest.
+const (
+	near   = 1.05
+	nearMs = 1.0
+)
 
 // maxRunnersUp is how many losers a Decision names.
 const maxRunnersUp = 4
 
-// Pick chooses the candidate with the least estimated time to first token. Among near-equals the request's ID draws two,
-// and the cheaper of them takes it: so gateways that see the same figures spread. The answer depends on the values alone,
-// not on the order of candidates; launches must differ from each other.
+// Pick chooses a candidate; in the mode ByCost the one with the least estimated cost. Among near-equals the request's ID draws
+// two, and the cheaper of them takes it: so gateways that see the same figures spread. But for RoundRobin the answer depends on
+// the values alone, not on the order of candidates; launches must differ from each other.
+//
+// A decision counts from the moment that the caller adds the request to the candidate's Inflight and InflightTokens, which it
+// does before it chooses for the next one.
 func Pick(r Request, candidates []Candidate) (Decision, error) {
 	if len(candidates) == 0 {
 		return Decision{}, ErrNoCandidate
 	}
-	a := newAsk(r, candidates)
-	costs := make([]float64, len(candidates))
-	least := 0.0
-	for i := range candidates {
-		costs[i] = a.estimate(&candidates[i]).sum()
-		if i == 0 || costs[i] < least {
-			least = costs[i]
-		}
+	a := newAsk(&r, candidates)
+	var few [256]float64
+	costs := few[:]
+	if len(candidates) > len(few) {
+		costs = make([]float64, len(candidates))
 	}
-	chosen, equals := draw(r.ID, candidates, costs, least*near)
+	costs = costs[:len(candidates)]
+	limit := a.price(candidates, costs)
+	chosen, equals := a.choose(candidates, costs, limit)
 	c := &candidates[chosen]
+	d := Decision{
+		Launch: c.Launch, Replica: c.Replica, CostMs: costs[chosen], RunnersUp: runnersUp(candidates, costs, chosen),
+		Work: a.work(c), Cached: a.cached(c),
+	}
 	p := a.estimate(c)
-	return Decision{
-		Launch: c.Launch, Replica: c.Replica, CostMs: costs[chosen],
-		Parts: map[string]float64{
-			"queue": p.queue, "prefill": p.prefill, "decode": p.decode, "kv": p.kv, "end": p.end, "silent": p.silent,
-		},
-		RunnersUp: runnersUp(candidates, costs, chosen),
-		Reason:    reason(a, c, p, len(candidates), equals),
-	}, nil
+	if r.Mode == ByCost {
+		d.Parts = map[string]float64{
+			"queue": p.queue, "prefill": p.prefill, "fetch": p.fetch, "decode": p.decode, "others": p.others, "kv": p.kv,
+			"end": p.end, "silent": p.silent,
+		}
+	} else {
+		d.Parts = map[string]float64{string(r.Mode): d.CostMs}
+	}
+	d.ExpectedMs = p.expected()
+	d.Reason = a.reason(c, &p, len(candidates), equals)
+	return d, nil
+}
+
+// price fills in what each candidate costs, and says up to which cost they are equals.
+func (a *ask) price(candidates []Candidate, costs []float64) (limit float64) {
+	if a.Mode != ByCost {
+		return a.priceOther(candidates, costs)
+	}
+	least := math.Inf(1)
+	for i := range candidates {
+		ms := a.cost(&candidates[i])
+		costs[i] = ms
+		least = min(least, ms)
+	}
+	return least*near + nearMs
+}
+
+func (a *ask) choose(candidates []Candidate, costs []float64, limit float64) (chosen, equals int) {
+	if a.Mode == RoundRobin {
+		return int(a.Turn % uint64(len(candidates))), len(candidates)
+	}
+	return draw(a.ID, candidates, costs, limit)
 }
 
 // draw returns the cheaper of the two candidates up to limit whose hashes with the request's ID are least, and how many
@@ -48,9 +83,9 @@ func Pick(r Request, candidates []Candidate) (Decision, error) {
 func draw(id string, candidates []Candidate, costs []float64, limit float64) (chosen, equals int) {
 	seed := xxh3.HashString(id)
 	first, second := -1, -1
-	var h1, h2 uint64
-	for i := range candidates {
-		if costs[i] > limit {
+	h1, h2 := ^uint64(0), ^uint64(0)
+	for i, cost := range costs {
+		if cost > limit {
 			continue
 		}
 		equals++
@@ -73,8 +108,8 @@ func draw(id string, candidates []Candidate, costs []float64, limit float64) (ch
 func runnersUp(candidates []Candidate, costs []float64, chosen int) []RunnerUp {
 	var best [maxRunnersUp]int
 	n := 0
-	for i := range candidates {
-		if i == chosen {
+	for i, cost := range costs {
+		if n == maxRunnersUp && cost > costs[best[n-1]] || i == chosen {
 			continue
 		}
 		at := n
@@ -99,21 +134,42 @@ func before(candidates []Candidate, costs []float64, i, j int) bool {
 	if costs[i] != costs[j] {
 		return costs[i] < costs[j]
 	}
-	return candidates[i].Launch < candidates[j].Launch
+	a, b := candidates[i].Launch, candidates[j].Launch
+	if x, y := tail(a), tail(b); x != y { // launches mostly begin alike
+		return x < y
+	}
+	return a < b
+}
+
+// tail is a string's last eight bytes.
+func tail(s string) (n uint64) {
+	if len(s) >= 8 {
+		return binary.LittleEndian.Uint64([]byte(s[len(s)-8:]))
+	}
+	for i := range len(s) {
+		n = n<<8 | uint64(s[i])
+	}
+	return n
 }
 
 // reason says in one sentence what decided.
-func reason(a *ask, c *Candidate, p parts, of, equals int) string {
+func (a *ask) reason(c *Candidate, p *parts, of, equals int) string {
 	var b strings.Builder
 	switch {
 	case of == 1:
 		b.WriteString("the only replica")
+	case a.Mode != ByCost:
+		fmt.Fprintf(&b, "%s of %d", a.Mode, of)
 	case equals == 1:
-		fmt.Fprintf(&b, "least loaded of %d", of)
+		fmt.Fprintf(&b, "cheapest of %d", of)
 	default:
-		fmt.Fprintf(&b, "drawn from %d of %d that are equally loaded", equals, of)
+		fmt.Fprintf(&b, "drawn from %d of %d that are equally good", equals, of)
 	}
-	fmt.Fprintf(&b, ": %d open here", c.Inflight)
+	if n := a.cached(c); n > 0 {
+		fmt.Fprintf(&b, ": has %d of %d prompt tokens, %d open here", n, a.prompt, c.Inflight)
+	} else {
+		fmt.Fprintf(&b, ": %d open here", c.Inflight)
+	}
 	switch {
 	case c.SeenAt.IsZero() || c.Running == nil && c.Waiting == nil && c.KVUsage == nil:
 		b.WriteString(", the engine's own load is unknown")

@@ -28,11 +28,11 @@ func TestPick(t *testing.T) {
 			100,
 			[]Candidate{{Launch: "a", Inflight: 9}, {Launch: "b", Inflight: 1}},
 			"b",
-			"least loaded of 2: 1 open here, the engine's own load is unknown",
+			"cheapest of 2: 1 open here, the engine's own load is unknown",
 		},
 		"prompts that are not answered yet count": {100, []Candidate{
 			{Launch: "a", Inflight: 1, InflightTokens: 30_000}, {Launch: "b", Inflight: 3},
-		}, "b", "least loaded"},
+		}, "b", "cheapest of 2"},
 		"other gateways' requests count": {
 			100,
 			[]Candidate{
@@ -66,14 +66,35 @@ func TestPick(t *testing.T) {
 		}, "b", "KV cache 50 % full"},
 		"a job that ends": {100, []Candidate{
 			{Launch: "a", EndsAt: now.Add(30 * time.Second)}, {Launch: "b", Inflight: 30},
-		}, "b", "least loaded"},
+		}, "b", "cheapest of 2"},
 		"a job that ends now, and nothing else": {100, []Candidate{{Launch: "a", EndsAt: now.Add(9 * time.Second)}}, "a", "its job ends in 9 s"},
 		"unknown prompt":                        {0, []Candidate{{Launch: "a"}}, "a", "prompt of unknown length taken as 512 tokens"},
+		"what is cached": {1000, []Candidate{
+			{Launch: "a"}, {Launch: "b", Cached: [Tiers]int{800, 800, 800, 800}, Inflight: 5},
+		}, "b", "cheapest of 2: has 800 of 1000 prompt tokens, 5 open here"},
+		"a cache is not worth any queue": {1000, []Candidate{
+			{Launch: "a"}, {Launch: "b", Cached: [Tiers]int{800, 800, 800, 800}, InflightTokens: 5000},
+		}, "a", "cheapest"},
+		"host memory is worth less than a GPU": {1000, []Candidate{
+			{Launch: "a", Cached: [Tiers]int{0, 900, 900, 900}}, {Launch: "b", Cached: [Tiers]int{900, 900, 900, 900}},
+		}, "b", "cheapest"},
+		"host memory is worth more than nothing": {1000, []Candidate{
+			{Launch: "a", Cached: [Tiers]int{0, 900, 900, 900}}, {Launch: "b"},
+		}, "a", "has 900"},
+		"a whole prompt in the cache has its last token computed": {1000, []Candidate{
+			{Launch: "a", Cached: [Tiers]int{1000, 1000, 1000, 1000}},
+		}, "a", "has 999 of 1000"},
+		"no room for the prompt": {4000, []Candidate{
+			{Launch: "a", KVUsage: new(0.8), KVTokens: 10_000, SeenAt: fresh}, {Launch: "b", Inflight: 20, KVUsage: new(0.5), KVTokens: 10_000, SeenAt: fresh},
+		}, "b", "50 % full"},
+		"a slower card": {1000, []Candidate{
+			{Launch: "a", Speed: &Speed{PrefillMs: 0.4}}, {Launch: "b", Inflight: 20},
+		}, "b", "cheapest"},
 		"equals": {
 			100,
 			[]Candidate{{Launch: "a"}, {Launch: "b"}, {Launch: "c", Inflight: 99}},
 			"*",
-			"drawn from 2 of 3 that are equally loaded",
+			"drawn from 2 of 3 that are equally good",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -85,7 +106,7 @@ func TestPick(t *testing.T) {
 			for _, ms := range d.Parts {
 				sum += ms
 			}
-			if math.Abs(sum-d.CostMs) > 1e-9 {
+			if math.Abs(sum-d.CostMs) > 1e-9*sum {
 				t.Errorf("parts %v sum up to %v, not %v", d.Parts, sum, d.CostMs)
 			}
 		})
@@ -115,6 +136,15 @@ func TestEqualsShareTheLoad(t *testing.T) {
 	}
 }
 
+func costOf(r Request, candidates []Candidate, c *Candidate) float64 {
+	a := newAsk(&r, candidates)
+	p := a.estimate(c)
+	if fast := a.cost(c); math.Abs(fast-p.sum()) > 1e-9*p.sum() {
+		panic(fmt.Sprintf("cost %v, its parts sum up to %v", fast, p.sum()))
+	}
+	return a.cost(c)
+}
+
 func candidate(t *rapid.T, launch string) Candidate {
 	c := Candidate{Launch: launch, Inflight: rapid.IntRange(-2, 50).Draw(t, "inflight"), InflightTokens: rapid.IntRange(-2, 9000).Draw(t, "tokens")}
 	if rapid.Bool().Draw(t, "known") {
@@ -122,6 +152,15 @@ func candidate(t *rapid.T, launch string) Candidate {
 		c.Waiting = new(rapid.IntRange(0, 5).Draw(t, "waiting"))
 		c.KVUsage = new(rapid.Float64Range(0, 1).Draw(t, "kv"))
 		c.SeenAt = now.Add(-time.Duration(rapid.IntRange(0, 8000).Draw(t, "age")) * time.Millisecond)
+	}
+	if rapid.Bool().Draw(t, "caches") {
+		for tier := range c.Cached {
+			c.Cached[tier] = rapid.IntRange(0, 2500).Draw(t, "cached")
+			if tier > 0 {
+				c.Cached[tier] = max(c.Cached[tier], c.Cached[tier-1])
+			}
+		}
+		c.OpenTokens, c.KVTokens = rapid.IntRange(0, 9000).Draw(t, "open"), rapid.IntRange(0, 20_000).Draw(t, "capacity")
 	}
 	if rapid.Bool().Draw(t, "ends") {
 		c.EndsAt = now.Add(time.Duration(rapid.IntRange(-10, 300).Draw(t, "left")) * time.Second)
@@ -159,7 +198,7 @@ func TestLoadNeverAttracts(t *testing.T) {
 		r, candidates := draws(t)
 		before, _ := Pick(r, candidates)
 		c := &candidates[rapid.IntRange(0, len(candidates)-1).Draw(t, "which")]
-		costBefore := newAsk(r, candidates).estimate(c).sum()
+		costBefore := costOf(r, candidates, c)
 		more := rapid.IntRange(1, 30).Draw(t, "more")
 		switch rapid.IntRange(0, 4).Draw(t, "what") {
 		case 0:
@@ -179,7 +218,7 @@ func TestLoadNeverAttracts(t *testing.T) {
 				c.KVUsage = new(*c.KVUsage + float64(more)/30)
 			}
 		}
-		if cost := newAsk(r, candidates).estimate(c).sum(); cost < costBefore {
+		if cost := costOf(r, candidates, c); cost < costBefore {
 			t.Fatalf("more load made %+v cheaper: %v, then %v", *c, costBefore, cost)
 		}
 		after, _ := Pick(r, candidates)
@@ -199,11 +238,11 @@ func TestDecisionIsWhole(t *testing.T) {
 		}
 		least, found := math.Inf(1), false
 		for i := range candidates {
-			cost := newAsk(r, candidates).estimate(&candidates[i]).sum()
+			cost := costOf(r, candidates, &candidates[i])
 			least = min(least, cost)
 			found = found || candidates[i].Launch == d.Launch && cost == d.CostMs
 		}
-		if !found || d.CostMs > least*near {
+		if !found || d.CostMs > least*near+nearMs {
 			t.Fatalf("chose %s at %v, the cheapest costs %v", d.Launch, d.CostMs, least)
 		}
 		if want := min(maxRunnersUp, len(candidates)-1); len(d.RunnersUp) != want {

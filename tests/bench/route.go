@@ -6,12 +6,14 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/kvstore/index"
+	"github.com/penstock/penstock/scheduler/route"
 )
 
 // What the index is measured with. A prompt is one event.
@@ -38,8 +40,46 @@ func benchRoute(_ context.Context, o *options, r *report) error {
 		return err
 	}
 	indexMemory(r)
+	if err := choiceCost(r); err != nil {
+		return err
+	}
 	runtime.GOMAXPROCS(2)
 	indexThreads(r)
+	return nil
+}
+
+// choiceCost is the CPU time of one choice among 1,000 candidates, where all are alike and where loads and caches differ.
+func choiceCost(r *report) error {
+	const candidates, goal = 1000, 20.0 // µs
+	rng := rand.New(rand.NewPCG(13, 14))
+	now := time.Now()
+	for _, spread := range []int{1, 100} {
+		list := make([]route.Candidate, candidates)
+		for i := range list {
+			list[i] = route.Candidate{
+				Launch: fmt.Sprintf("01HQ%022d", i), Inflight: rng.IntN(spread), Running: new(rng.IntN(spread)), Waiting: new(0),
+				KVUsage: new(0.5), SeenAt: now, EndsAt: now.Add(time.Hour),
+			}
+			if spread > 1 && i%4 == 0 {
+				n := rng.IntN(900)
+				list[i].Cached = [route.Tiers]int{n, n + 100, n + 100, n + 100}
+			}
+		}
+		request, n := route.Request{PromptTokens: 1000, Now: now}, 0
+		var fault error
+		rate := perSecond(func() int {
+			n++
+			request.ID = strconv.Itoa(n)
+			if _, err := route.Pick(request, list); err != nil {
+				fault = err
+			}
+			return 1
+		})
+		if fault != nil {
+			return fault
+		}
+		r.figure(map[int]string{1: "choice_1000_alike", 100: "choice_1000"}[spread], 1e6/rate, "us", "goal", goal, less)
+	}
 	return nil
 }
 
