@@ -169,7 +169,7 @@ func TestJSON(t *testing.T) {
 		"stop": {"stop", "stop demo"}, "wait": {"wait", "wait demo"}, "endpoint": {"endpoint", "endpoint"}, "events": {"event", "events"},
 		"key create": {"key", "key create me"}, "key list": {"keys", "key list"}, "key revoke": {"key_revoke", "key revoke me"}, "why": {"why", "why"},
 		"schema": {"schema", "schema"}, "config view": {"config", "config view"}, "completion": {"completion", "completion bash"},
-		"version": {"version", "version"},
+		"version": {"version", "version"}, "kv replay": {"kv_replay", "kv replay --trace trace.jsonl --blocks 30"},
 	}
 	servers := []string{"serve", "gateway", "agent", "engine sim", "local-job"} // they print nothing but logs, and errors
 	for path := range everyCommand(newApp(testIO(nil))) {
@@ -179,6 +179,7 @@ func TestJSON(t *testing.T) {
 		}
 		tt := newTerminal(t, f)
 		tt.write(t, "f.yaml", demoFile)
+		tt.write(t, "trace.jsonl", chatTrace())
 		if ok {
 			code, out, _ := tt.run(append(strings.Fields(c.line), "--json")...)
 			document(t, path, out, "penstock."+c.schema+"/v1")
