@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/bits"
 	"strings"
 
 	"github.com/zeebo/xxh3"
@@ -30,7 +31,7 @@ func Pick(r Request, candidates []Candidate) (Decision, error) {
 		return Decision{}, ErrNoCandidate
 	}
 	a := newAsk(&r, candidates)
-	var few [256]float64
+	var few [1024]float64
 	costs := few[:]
 	if len(candidates) > len(few) {
 		costs = make([]float64, len(candidates))
@@ -83,18 +84,18 @@ func (a *ask) choose(candidates []Candidate, costs []float64, limit float64) (ch
 func draw(id string, candidates []Candidate, costs []float64, limit float64) (chosen, equals int) {
 	seed := xxh3.HashString(id)
 	first, second := -1, -1
-	h1, h2 := ^uint64(0), ^uint64(0)
+	var h1, h2 uint64
 	for i, cost := range costs {
 		if cost > limit {
 			continue
 		}
 		equals++
-		h := xxh3.HashStringSeed(candidates[i].Launch, seed)
+		h := mix(candidates[i].Launch, seed)
 		switch {
-		case first < 0 || h < h1:
+		case first < 0 || h < h1 || h == h1 && candidates[i].Launch < candidates[first].Launch:
 			second, h2 = first, h1
 			first, h1 = i, h
-		case second < 0 || h < h2:
+		case second < 0 || h < h2 || h == h2 && candidates[i].Launch < candidates[second].Launch:
 			second, h2 = i, h
 		}
 	}
@@ -139,6 +140,15 @@ func before(candidates []Candidate, costs []float64, i, j int) bool {
 		return x < y
 	}
 	return a < b
+}
+
+// mix is a quick hash of a launch's first and last bytes; those that are alike in both are told apart by who calls it.
+func mix(launch string, seed uint64) uint64 {
+	a := tail(launch) ^ seed
+	b := tail(launch[:min(8, len(launch))]) ^ 0x9E3779B97F4A7C15
+	high, low := bits.Mul64(a, b)
+	high, low = bits.Mul64(high^low^seed, 0xD6E8FEB86659FD93)
+	return high ^ low
 }
 
 // tail is a string's last eight bytes.
