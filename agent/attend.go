@@ -62,6 +62,7 @@ func (r *run) finish(ctx context.Context, e *engineRun, asked bool, v *verdict) 
 	if e.proc == nil {
 		return
 	}
+	r.settleKV(ctx, e, asked)
 	byItself := closed(e.ended())
 	grace := min(r.traits.StopGrace, 5*time.Second) // of an engine that failed, or of a run that is to end now
 	if asked && !closed(r.end.stopped) {
@@ -183,7 +184,8 @@ func (r *run) firstToken(ctx context.Context, e *engineRun, limit time.Duration)
 	}
 	e.startedAt = time.Now()
 	e.serving.Store(true)
-	r.port.admit(e.reader)
+	e.slots = r.openSlots(quick, e)
+	r.port.admit(e.reader, e.slots)
 	r.phase(apiv1.Phase_PHASE_STARTED, "")
 	r.log.Info().Msg("engine started")
 	return nil

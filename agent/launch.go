@@ -17,6 +17,7 @@ import (
 
 	"github.com/penstock/penstock/agent/engine"
 	"github.com/penstock/penstock/agent/process"
+	"github.com/penstock/penstock/agent/slots"
 	"github.com/penstock/penstock/jobspecs"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
@@ -34,6 +35,8 @@ type engineRun struct {
 	proc      *process.Process // nil: rank 0 starts the processes of this rank too
 	tail      *process.Tail
 	reader    *engine.Reader // nil where this rank answers no HTTP
+	weights   string         // fingerprint of what it loads; empty = not known, or no use for it
+	slots     *slots.Slots   // nil = its KV has no tiers
 	meeting   meeting        // of the ranks' engines
 	serving   atomic.Bool    // it has answered with a token
 	startedAt time.Time      // of that token; zero = not yet
@@ -65,7 +68,7 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engineRun{tail: process.NewTail(tailLines, tailWidth), meeting: m}
+	e := &engineRun{tail: process.NewTail(tailLines, tailWidth), meeting: m, weights: r.weights()}
 	if len(cmd.Argv) == 0 && r.opts.Rank > 0 {
 		return e, nil
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/penstock/penstock/agent/slots"
 	"github.com/penstock/penstock/scheduler/accept"
 )
 
@@ -17,6 +18,7 @@ type metrics struct {
 	messages *prometheus.CounterVec
 	connects prometheus.Counter
 	refused  *accept.Refusals
+	slots    *slots.Metrics
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -46,6 +48,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "penstock_agent_report_connects_total", Help: "Report streams that were opened.",
 		}),
 		refused: accept.NewRefusals(r),
+		slots:   slots.NewMetrics(r),
 	}
 	r.MustRegister(m.requests, m.open, m.cut, m.starts, m.failures, m.phase, m.messages, m.connects)
 	return m

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/agent/engine"
+	"github.com/penstock/penstock/agent/slots"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	"github.com/penstock/penstock/scheduler/accept"
 	"github.com/penstock/penstock/scheduler/identity"
@@ -55,6 +56,7 @@ type port struct {
 	mu     sync.Mutex
 	why    refusal
 	engine *engine.Reader                        // nil = none runs
+	slots  *slots.Slots                          // of that engine; nil = its KV has no tiers
 	open   map[*exchange]context.CancelCauseFunc // requests that are with the engine
 }
 
@@ -127,15 +129,15 @@ func (p *port) serve(ctx context.Context, l net.Listener, conf *tls.Config) erro
 }
 
 // admit lets requests through to this engine.
-func (p *port) admit(e *engine.Reader) { p.turn(serves, e) }
+func (p *port) admit(e *engine.Reader, s *slots.Slots) { p.turn(serves, e, s) }
 
 // lose forgets the engine: it has ended, or is about to.
-func (p *port) lose(why refusal) { p.turn(why, nil) }
+func (p *port) lose(why refusal) { p.turn(why, nil, nil) }
 
-func (p *port) turn(why refusal, e *engine.Reader) {
+func (p *port) turn(why refusal, e *engine.Reader, s *slots.Slots) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.why, p.engine = why, e
+	p.why, p.engine, p.slots = why, e, s
 }
 
 // refuse lets no new request in. Open ones go on.
@@ -162,15 +164,15 @@ func (p *port) requests() int {
 }
 
 // enter notes a request as open, or says why it may not be.
-func (p *port) enter(x *exchange, cancel context.CancelCauseFunc) (*engine.Reader, refusal) {
+func (p *port) enter(x *exchange, cancel context.CancelCauseFunc) (*engine.Reader, *slots.Slots, refusal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.why != serves {
-		return nil, p.why
+		return nil, nil, p.why
 	}
 	p.open[x] = cancel
 	p.metrics.open.Set(float64(len(p.open)))
-	return p.engine, serves
+	return p.engine, p.slots, serves
 }
 
 func (p *port) leave(x *exchange) {
@@ -225,13 +227,21 @@ func (p *port) request(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	x := &exchange{}
-	e, why := p.enter(x, cancel)
+	e, s, why := p.enter(x, cancel)
 	if why != serves {
 		p.refused(w, http.StatusServiceUnavailable, why, fmt.Errorf("this replica does not serve now: %s", why))
 		return
 	}
 	defer p.leave(x)
+	r, end, err := p.prepared(ctx, r, s)
+	if err != nil {
+		p.lost(ctx, w, err)
+		return
+	}
+	answered := false
+	defer func() { end(answered) }() // also where the answer is cut by a panic
 	p.forward(ctx, w, r, e)
+	answered = true
 }
 
 func (p *port) refused(w http.ResponseWriter, status int, why refusal, err error) {

@@ -103,7 +103,7 @@ func openPort(t testing.TB, h http.Handler) portUnderTest {
 			t.Error(err)
 		}
 	})
-	p.admit(engineOnSocket(t, h))
+	p.admit(engineOnSocket(t, h), nil)
 	return portUnderTest{port: p, url: "https://" + l.Addr().String(), ca: ca}
 }
 

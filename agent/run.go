@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/penstock/penstock/agent/cache"
 	"github.com/penstock/penstock/agent/process"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
@@ -45,8 +46,9 @@ type run struct {
 	cards    *cards
 	reporter *reporter
 	output   *process.Rotating
-	leader   *leader   // rank 0 of several
-	follower *follower // another rank
+	leader   *leader      // rank 0 of several
+	follower *follower    // another rank
+	kv       *cache.Cache // tiers below the engine's own; nil = none
 
 	engine atomic.Pointer[engineRun] // the one that runs now
 	tokens atomic.Uint64             // generated and read by the engine, at the last sample
@@ -129,6 +131,8 @@ func (r *run) tend(ctx context.Context) error {
 	r.introduce(listener)
 
 	var parts sync.WaitGroup
+	r.kv = r.openKV(ctx)
+	defer r.closeKV()
 	defer parts.Wait()
 	defer cancel()
 	conf := identity.ServerConfig(r.adm.certs.Certificate, r.home.pool, true)
@@ -142,6 +146,9 @@ func (r *run) tend(ctx context.Context) error {
 	parts.Go(func() { r.watchEnd(ctx) })
 	if r.follower != nil {
 		parts.Go(func() { r.follower.run(ctx) })
+	}
+	if r.kv != nil {
+		parts.Go(func() { r.kv.Run(ctx) })
 	}
 
 	r.sweep(ctx)

@@ -106,17 +106,14 @@ func checkPaths(d jobspecs.Deployment) (errs jobspecs.Errors) {
 // Advice lists what a valid deployment asks for and won't get, or will be surprised by. Nothing of it keeps the
 // deployment from running; `penstock plan` prints it as warnings.
 func Advice(d jobspecs.Deployment) (notes jobspecs.Errors) {
-	if d.KV.Disk.Path != "" {
-		notes = append(notes, problem("kv.disk", "", "this release has no disk tier yet: it has no effect"))
+	if d.KV.Disk.Path != "" && d.Engine.Kind != jobspecs.LlamaCpp {
+		notes = append(notes, problem("kv.disk", "", "this release has a disk tier for llamacpp alone: it has no effect"))
 	}
 	if d.KV.Object != nil {
 		notes = append(notes, problem("kv.object", "", "this release has no object tier yet: it has no effect"))
 	}
 	if d.KV.Host > 0 && d.Engine.Kind == jobspecs.Sim {
 		notes = append(notes, problem("kv.host", "", "sim has no host tier: it has no effect"))
-	}
-	if d.KV.BlockTokens > 0 && d.Engine.Kind == jobspecs.LlamaCpp {
-		notes = append(notes, problem("kv.blockTokens", "", "llamacpp has no blocks: it has no effect"))
 	}
 	if d.Engine.Kind != jobspecs.LlamaCpp {
 		return notes

@@ -84,11 +84,31 @@ func (l llamacpp) defaults(line *words, s Start) {
 	// More threads than cores make llama.cpp many times slower, and several replicas may share a node.
 	unless("t threads", "-t", threads)
 	unless("tb threads-batch", "-tb", threads)
-	// Its host cache takes 8 GiB unasked; here it is what kv.host says.
-	unless("cram cache-ram", "--cache-ram", strconv.FormatUint(uint64(d.KV.Host)>>20, 10))
+	// Its own host cache takes 8 GiB unasked. The agent's tiers are in its place: they are shared, and outlive it.
+	unless("cram cache-ram", "--cache-ram", "0")
 	unless("metrics", "--metrics")
 	unless("slots", "--slots")
 	unless("ui webui", "--no-ui")
+}
+
+// llamaIdle are options that change nothing about what KV bytes mean.
+var llamaIdle = []string{
+	"np", "parallel", "c", "ctx-size", "kv-unified-per-slot", "t", "threads", "tb", "threads-batch", "cram", "cache-ram", "metrics", "slots",
+	"ui", "webui", "kvu", "kv-unified", "cache-idle-slots",
+}
+
+func (llamacpp) kvIdentity(args []string) string {
+	var kept []string
+	for i := 0; i < len(args); i++ {
+		if !overrides(args[i:i+1], llamaIdle...) {
+			kept = append(kept, args[i])
+			continue
+		}
+		if !strings.Contains(args[i], "=") && i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
+			i++ // its value
+		}
+	}
+	return strings.Join(kept, " ")
 }
 
 func (llamacpp) owned() map[string]string {

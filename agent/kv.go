@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/penstock/penstock/agent/cache"
+	"github.com/penstock/penstock/agent/slots"
+	spec "github.com/penstock/penstock/jobspecs/engine"
+	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/llamacpp"
+)
+
+// headerTenant says for whom a gateway asks.
+const headerTenant = "Penstock-Tenant"
+
+// saveWithin is how long an engine that is about to end is given to save its slots, where the drain's end allows it.
+const saveWithin = 30 * time.Second
+
+// openKV opens the run's KV tiers, if its deployment asks for them and its engine's KV passes through the agent. Without them
+// (nil) the run serves as well, and reads more.
+func (r *run) openKV(ctx context.Context) *cache.Cache {
+	d := r.adm.deployment
+	if r.traits.Disaggregation != spec.SlotFiles || !cache.Wanted(d.KV) || r.opts.Rank > 0 {
+		return nil
+	}
+	c, err := cache.Open(ctx, cache.Options{Tiers: d.KV, Owner: d.Name + "-" + string(r.adm.role), Log: r.log})
+	if err != nil {
+		r.log.Warn().Err(err).Msg("this run has no KV tiers")
+		return nil
+	}
+	return c
+}
+
+func (r *run) closeKV() {
+	if r.kv == nil {
+		return
+	}
+	if err := r.kv.Close(); err != nil {
+		r.log.Warn().Err(err).Msg("KV tiers did not end in good order")
+	}
+}
+
+// weights is the fingerprint of what the engine loads; empty where it has none or there is no use for it.
+func (r *run) weights() string {
+	if r.kv == nil {
+		return ""
+	}
+	path := r.adm.deployment.Model.Path
+	if path == "" {
+		return ""
+	}
+	fp, err := cache.Fingerprint(path)
+	if err != nil {
+		r.log.Warn().Err(err).Msg("KV tiers are not used")
+		return ""
+	}
+	return fp
+}
+
+// openSlots puts the KV tiers behind an engine that has just started. before is the fingerprint of the weights before it did:
+// if they have changed since, nobody knows which ones it has loaded.
+func (r *run) openSlots(ctx context.Context, e *engineRun) *slots.Slots {
+	if r.kv == nil || e.weights == "" {
+		return nil
+	}
+	if r.weights() != e.weights {
+		r.log.Warn().Msg("the weights changed while the engine loaded them: KV tiers are not used until its next start")
+		return nil
+	}
+	d := r.adm.deployment
+	layout := kvstore.Layout{
+		Weights: e.weights, Engine: llamacpp.Format + " " + d.Engine.Version + " " + spec.KVIdentity(d, r.adm.role),
+		DType: "as in the block", Attention: "rows", BlockTokens: spec.KVBlock(d), Ranks: 1,
+	}
+	s, err := slots.Open(ctx, slots.Options{
+		Engine: e.reader.Transport(), Authorize: e.reader.Authorize, Dir: r.dir, Store: r.kv.Store(), Alloc: r.kv.Alloc(),
+		Space:       func(tenant string) kvstore.Space { return kvstore.NewSpace(layout, tenant) },
+		BlockTokens: layout.BlockTokens, Metrics: r.agent.metrics.slots, Log: r.log,
+	})
+	if err != nil {
+		r.log.Warn().Err(err).Msg("KV tiers are not used")
+		return nil
+	}
+	return s
+}
+
+// settleKV lets the saves of an engine's slots end while it lives, and where the run ends writes down what the tiers hold.
+func (r *run) settleKV(ctx context.Context, e *engineRun, asked bool) {
+	if e.slots == nil {
+		return
+	}
+	by := time.Now().Add(saveWithin)
+	if asked {
+		by = r.drainBy()
+	}
+	ctx, cancel := context.WithDeadline(ctx, by)
+	defer cancel()
+	if closed(e.ended()) || closed(r.end.stopped) {
+		cancel() // nothing can be saved any more
+	}
+	if err := e.slots.Close(ctx); err != nil {
+		r.log.Warn().Err(err).Msg("slots not saved at the end")
+	}
+	if asked {
+		ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), by)
+		defer cancel()
+		r.kv.Flush(ctx)
+	}
+}
+
+// maxPrompt is the longest body that is looked into; gateways have their own, lower limit.
+const maxPrompt = 64 << 20
+
+// prepared is a request with a slot of its own, if it may have one, and what to call at the end of its answer.
+func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_ *http.Request, end func(answered bool), err error) {
+	nothing := func(bool) {}
+	if s == nil || r.Method != http.MethodPost || r.ContentLength > maxPrompt {
+		return r, nothing, nil
+	}
+	switch r.URL.Path {
+	case "/v1/completions", "/v1/chat/completions", "/completion":
+	default:
+		return r, nothing, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxPrompt+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the request: %w", err)
+	}
+	if len(body) > maxPrompt {
+		return nil, nil, errors.New("the request is too long")
+	}
+	lease, body, err := s.Take(ctx, r.Header.Get(headerTenant), r.URL.Path, body)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := r.WithContext(ctx)
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	out.Header = r.Header.Clone()
+	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	if lease == nil {
+		return out, nothing, nil
+	}
+	return out, lease.End, nil
+}
