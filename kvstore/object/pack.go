@@ -1,0 +1,199 @@
+package object
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/kvstore"
+)
+
+// senders is how many packs are sent at one time.
+const senders = 4
+
+// pack is one that is being filled or sent.
+type pack struct {
+	seal    seal
+	head    []byte
+	bytes   []byte
+	records map[kvstore.Key]record
+	begun   time.Time
+	done    chan struct{} // closed when it is sent, or lost
+	err     error         // then
+	gone    []uint32      // deleted while it was being sent
+}
+
+func (s *Store) newPack() (*pack, error) {
+	b := make([]byte, 0, s.opts.PackBytes+s.opts.PackBytes/4)
+	b, seal, err := appendHead(b, s.opts.Keys)
+	if err != nil {
+		return nil, err
+	}
+	return &pack{
+		seal: seal, head: slices.Clone(b), bytes: b, records: map[kvstore.Key]record{}, begun: time.Now(), done: make(chan struct{}),
+	}, nil
+}
+
+// tail is what is written behind the records: the head once more and the footer.
+func (p *pack) tail() []byte {
+	var lines []byte
+	for _, r := range p.records {
+		lines = appendLine(lines, &r)
+	}
+	return append(slices.Clone(p.head), p.seal.footer(lines, uint32(len(p.bytes)))...)
+}
+
+// packName holds where the tail begins and how long it is, so that a reader gets it with one request.
+func packName(id string, at, n int) string { return fmt.Sprintf("p/%s/%s-%x-%x", id[:2], id, at, n) }
+
+// parsePackName is the inverse of packName.
+func parsePackName(name string) (id string, at, n int64, ok bool) {
+	fields := strings.Split(name[strings.LastIndexByte(name, '/')+1:], "-")
+	if len(fields) != 3 {
+		return "", 0, 0, false
+	}
+	at, err1 := strconv.ParseInt(fields[1], 16, 64)
+	n, err2 := strconv.ParseInt(fields[2], 16, 64)
+	if err1 != nil || err2 != nil || len(fields[0]) < 2 || at < headSize || at > maxPack || n < headSize+4 || n > maxPack {
+		return "", 0, 0, false
+	}
+	return fields[0], at, n, packName(fields[0], int(at), int(n)) == name
+}
+
+const maxPack = 1 << 30
+
+// add puts a block into the pack that is being filled. It waits where that one is full and none can be sent.
+func (s *Store) add(ctx context.Context, r record, data []byte) error {
+	for {
+		s.mu.Lock()
+		if s.filling == nil {
+			var err error
+			if s.filling, err = s.newPack(); err != nil {
+				s.mu.Unlock()
+				return err
+			}
+		}
+		p := s.filling
+		if len(p.bytes) < s.opts.PackBytes {
+			r.at = uint32(len(p.bytes))
+			p.bytes = p.seal.appendRecord(p.bytes, &r, data)
+			p.records[r.key] = r
+			full := len(p.bytes) >= s.opts.PackBytes
+			s.opts.Moves(kvstore.Move{Key: r.key, Tier: kvstore.Object, Held: true})
+			s.mu.Unlock()
+			if full {
+				s.trySend(p)
+			}
+			return nil
+		}
+		s.mu.Unlock()
+		if err := s.send(ctx, p); err != nil {
+			return err
+		}
+	}
+}
+
+// trySend begins to send a pack where a sender is free.
+func (s *Store) trySend(p *pack) {
+	select {
+	case s.senders <- struct{}{}:
+		s.launch(p)
+	default: // the next to come waits for one
+	}
+}
+
+// send begins to send a pack as soon as a sender is free.
+func (s *Store) send(ctx context.Context, p *pack) error {
+	if s.patience.closed() { // what would be sent is lost; the next to come fills another one
+		return errOpen
+	}
+	select {
+	case s.senders <- struct{}{}:
+		s.launch(p)
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// launch sends a pack in a goroutine of its own, which has a sender's place, unless another one was faster.
+func (s *Store) launch(p *pack) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.filling != p {
+		<-s.senders
+		return
+	}
+	s.filling = nil
+	tail := p.tail()
+	s.sending = append(s.sending, p)
+	s.patience.running.Go(func() {
+		defer func() { <-s.senders }()
+		s.deliver(p, tail)
+	})
+}
+
+// deliver sends a pack and makes its blocks part of the index, or loses them.
+func (s *Store) deliver(p *pack, tail []byte) {
+	ctx, cancel := context.WithTimeout(s.life, time.Minute)
+	defer cancel()
+	id := rand.Text()
+	name := packName(id, len(p.bytes), len(tail))
+	err := s.putObject(ctx, name, append(p.bytes, tail...), true)
+	if errors.Is(err, errExists) { // an earlier try, whose answer was lost
+		err = nil
+	}
+	s.mu.Lock()
+	p.err = err
+	s.sending = slices.DeleteFunc(s.sending, func(o *pack) bool { return o == p })
+	if err == nil {
+		s.enterPack(name, p.seal, p.records)
+	}
+	for k := range p.records {
+		if _, ok := s.find(k); !ok && err != nil {
+			s.count.drops.Add(1)
+			s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
+		}
+	}
+	gone := p.gone
+	s.mu.Unlock()
+	if err == nil && len(gone) > 0 {
+		err = s.putMarks(ctx, id, gone)
+	}
+	if err != nil {
+		s.opts.Log.Warn().Err(err).Int("blocks", len(p.records)).Msg("a pack of the object tier was lost")
+	}
+	close(p.done)
+}
+
+// flush sends the pack that is being filled and waits until all are sent.
+func (s *Store) flush(ctx context.Context) error {
+	s.mu.Lock()
+	p := s.filling
+	s.mu.Unlock()
+	if p != nil && len(p.records) > 0 {
+		if err := s.send(ctx, p); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	sending := slices.Clone(s.sending)
+	s.mu.Unlock()
+	var failed error
+	for _, p := range sending {
+		select {
+		case <-p.done:
+			if p.err != nil {
+				failed = p.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return failed
+}

@@ -1,0 +1,198 @@
+package object
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/kvstore"
+)
+
+// blockName is the object of a large block. The first part spreads names over what the server splits by.
+func blockName(k kvstore.Key) string {
+	return fmt.Sprintf("b/%.3x/%x-%x-%04x", uint16(k.Name[0])<<4|uint16(k.Name[1])>>4, k.Space, k.Name, k.Part)
+}
+
+// parseBlockName is the inverse of blockName.
+func parseBlockName(name string) (k kvstore.Key, ok bool) {
+	var space, digest []byte
+	if len(name) < 6 {
+		return k, false
+	}
+	if _, err := fmt.Sscanf(name[6:], "%32x-%64x-%04x", &space, &digest, &k.Part); err != nil || len(space) != len(k.Space) || len(digest) != len(k.Name) {
+		return k, false
+	}
+	k.Space, k.Name = kvstore.Space(space), kvstore.Name(digest)
+	return k, blockName(k) == name
+}
+
+// now is a time for a record: later than that of any before, so that of two records the later one counts.
+func (s *Store) now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if !now.After(s.latest) {
+		now = s.latest.Add(1)
+	}
+	s.latest = now
+	return now
+}
+
+// Put implements kvstore.Store. A large block is in the bucket when it returns; a small one is sent with others, and may be
+// lost until Sync.
+func (s *Store) Put(ctx context.Context, k kvstore.Key, b *kvstore.Block, _ kvstore.Hint) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := s.put(ctx, newRecord(k, b, s.now()), b.Bytes())
+	switch {
+	case err == nil:
+		s.count.puts.Add(1)
+		return nil
+	case errors.Is(err, kvstore.ErrFull) || errors.Is(err, kvstore.ErrUnavailable):
+		s.count.drops.Add(1)
+	}
+	return fmt.Errorf("put block %s: %w", k, err)
+}
+
+func (s *Store) put(ctx context.Context, r record, data []byte) error {
+	switch {
+	case s.closed.Load():
+		return errClosed
+	case len(data) > maxBlockSize || s.opts.Budget > 0 && int64(len(data)) > s.opts.Budget:
+		return fmt.Errorf("%d bytes: %w", len(data), kvstore.ErrFull)
+	case len(data) < s.opts.PackBelow:
+		if s.patience.closed() {
+			return errOpen
+		}
+		return s.add(ctx, r, data)
+	}
+	return s.putLarge(ctx, r, data)
+}
+
+var errClosed = fmt.Errorf("the store is closed: %w", kvstore.ErrUnavailable)
+
+// putLarge makes an object of its own for a block, unless the very same is there.
+func (s *Store) putLarge(ctx context.Context, r record, data []byte) error {
+	r.digest = digestOf(data)
+	b, sl, err := appendHead(make([]byte, 0, overhead+len(data)+2*tagSize), s.opts.Keys)
+	if err != nil {
+		return err
+	}
+	b = sl.appendRecord(b, &r, data)
+	name := blockName(r.key)
+	err = s.putObject(ctx, name, b, true)
+	if errors.Is(err, errExists) {
+		if there, err := s.header(ctx, name); err == nil && there.same(&r) {
+			s.count.same.Add(1)
+			return s.unpack(ctx, r.key)
+		}
+		err = s.putObject(ctx, name, b, false)
+	}
+	if err != nil {
+		return err
+	}
+	s.opts.Moves(kvstore.Move{Key: r.key, Tier: kvstore.Object, Held: true})
+	for {
+		old := s.largest.Load()
+		if int64(len(b)) <= old || s.largest.CompareAndSwap(old, int64(len(b))) {
+			break
+		}
+	}
+	return s.unpack(ctx, r.key)
+}
+
+// putObject sends an object. Where one of the name is there, that may be from an earlier try whose answer was lost.
+func (s *Store) putObject(ctx context.Context, name string, b []byte, ifAbsent bool) error {
+	if s.unconditional.Load() {
+		ifAbsent = false
+	}
+	_, err := ask(ctx, s.patience, s.patience.writes, len(b), false, func(ctx context.Context) (struct{}, error) {
+		err := s.bucket.Put(ctx, name, b, ifAbsent)
+		if errors.Is(err, errNoConditions) {
+			s.unconditional.Store(true)
+			err = s.bucket.Put(ctx, name, b, false)
+		}
+		return struct{}{}, err
+	}, func(struct{}) {})
+	switch {
+	case err == nil:
+		s.count.written.Add(int64(len(b)))
+	case errors.Is(err, kvstore.ErrUnavailable):
+		s.count.errors.Add(1)
+	}
+	return err
+}
+
+// unpack forgets a packed block of a key, and says so to those who come after.
+func (s *Store) unpack(ctx context.Context, k kvstore.Key) error {
+	s.mu.Lock()
+	if p := s.filling; p != nil {
+		delete(p.records, k)
+	}
+	for _, p := range s.sending {
+		if r, ok := p.records[k]; ok {
+			p.gone = append(p.gone, r.at)
+			delete(p.records, k)
+		}
+	}
+	at, ok := s.index[k]
+	if !ok {
+		s.mu.Unlock()
+		return nil
+	}
+	delete(s.index, k)
+	id := s.packs[at.pack].id
+	s.mu.Unlock()
+	return s.putMarks(ctx, id, []uint32{at.at})
+}
+
+// Delete implements kvstore.Store. Other stores find the block until their next Refresh.
+func (s *Store) Delete(ctx context.Context, k kvstore.Key) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	was, err := s.remove(ctx, k)
+	if was && err == nil {
+		s.count.deleted.Add(1)
+	}
+	if err != nil {
+		return fmt.Errorf("delete block %s: %w", k, err)
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, k kvstore.Key) (was bool, err error) {
+	if s.closed.Load() {
+		return false, errClosed
+	}
+	s.mu.Lock()
+	if _, was = s.find(k); was {
+		s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
+	}
+	s.mu.Unlock()
+	if err := s.unpack(ctx, k); err != nil {
+		return was, err
+	}
+	name := blockName(k)
+	_, err = ask(ctx, s.patience, s.patience.reads, 0, false, func(ctx context.Context) (stat, error) { return s.bucket.Stat(ctx, name) }, func(stat) {})
+	if errors.Is(err, errNoObject) {
+		return was, nil
+	}
+	if err != nil {
+		return was, err
+	}
+	s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
+	return true, s.deleteObject(ctx, name)
+}
+
+func (s *Store) deleteObject(ctx context.Context, name string) error {
+	_, err := ask(ctx, s.patience, s.patience.writes, 0, false, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.bucket.Delete(ctx, name)
+	}, func(struct{}) {})
+	if errors.Is(err, kvstore.ErrUnavailable) {
+		s.count.errors.Add(1)
+	}
+	return err
+}
