@@ -78,13 +78,7 @@ func obey(ctx context.Context, b *testbed.Bed, words []string) (string, error) {
 			return "ok", b.SignalSlurmctld(syscall.SIGCONT)
 		}
 	case "processes":
-		n := 0
-		for _, line := range b.Orphans(ctx, "PENSTOCK_LAUNCH") {
-			if strings.Contains(line, "PENSTOCK_LAUNCH="+word+":") {
-				n++
-			}
-		}
-		return fmt.Sprint(n), nil
+		return fmt.Sprint(len(b.WithVariable("PENSTOCK_LAUNCH", word))), nil
 	}
 	return "", fmt.Errorf("%q is no order", words)
 }

@@ -2,6 +2,7 @@ package slurm
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,6 +93,14 @@ func (w *world) gateway() {
 		}
 		return false
 	})
+	w.untilTrue("the gateway has a replica", func() bool {
+		resp, err := w.client.HTTP.Get(strings.TrimSuffix(w.client.URL, "/v1") + "/ready")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
 }
 
 // one finds the one process that runs a subcommand of the program.
@@ -112,4 +121,11 @@ func (w *world) signal(p installation.Process, sig syscall.Signal) {
 }
 
 // engines lists the engines of a launch on all nodes.
-func (w *world) engines(launch string) []installation.Process { return w.Find(launch, "engine", "sim") }
+func (w *world) engines(launch string) (lines []string) {
+	for _, line := range w.bed.WithVariable("PENSTOCK_LAUNCH", launch) {
+		if strings.Contains(line, " engine sim") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}

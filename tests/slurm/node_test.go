@@ -34,6 +34,9 @@ func TestLinkCut(t *testing.T) {
 	w.traffic()
 	victim := w.busiest()
 	node := w.nodeOf(victim)
+	if n := len(w.engines(victim.Launch)); n != 1 {
+		t.Fatalf("%d engines of %s run before the cut", n, victim.Launch)
+	}
 	w.tr.Mark()
 	begin := time.Now()
 	w.no(node.CutLink(w.ctx))
@@ -56,6 +59,9 @@ func TestOrphan(t *testing.T) {
 	w.traffic()
 	victim := w.busiest()
 	node := w.nodeOf(victim)
+	if n := len(w.engines(victim.Launch)); n != 1 {
+		t.Fatalf("%d engines of %s run before the cut", n, victim.Launch)
+	}
 	w.tr.Mark()
 	begin := time.Now()
 	w.no(node.CutLink(w.ctx))

@@ -23,6 +23,19 @@ func commandLine(pid int) string {
 	return strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " "))
 }
 
+// WithVariable lists the command lines of the processes on all machines that have a variable of this value in their
+// environment, each after its machine's name.
+func (b *Bed) WithVariable(name, value string) (lines []string) {
+	for _, m := range b.machines {
+		for _, pid := range m.Processes() {
+			if v, ok := variableOf(pid, name); ok && v == value && alive(pid) {
+				lines = append(lines, m.Name+": "+commandLine(pid))
+			}
+		}
+	}
+	return lines
+}
+
 // CommandLines lists what runs on the machine, process 1 and zombies left out.
 func (m *Machine) CommandLines() (lines []string) {
 	for _, pid := range m.Processes() {

@@ -1,7 +1,6 @@
 package testbed
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -69,19 +68,4 @@ func remove(dir string) (err error) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	return err
-}
-
-// Orphans lists the processes on all machines that carry a variable, such as PENSTOCK_LAUNCH, in their environment.
-func (b *Bed) Orphans(ctx context.Context, variable string) (out []string) {
-	for _, m := range b.machines {
-		if m.pid == 0 || ctx.Err() != nil {
-			continue
-		}
-		for _, p := range m.Processes() {
-			if value, ok := variableOf(p, variable); ok && alive(p) {
-				out = append(out, fmt.Sprintf("%s: process %d %s=%s: %s", m.Name, p, variable, value, commandLine(p)))
-			}
-		}
-	}
-	return out
 }
