@@ -57,7 +57,7 @@ func TestChainsKeepWhatIsWanted(t *testing.T) {
 		first := func(Action) time.Duration {
 			return time.Duration(rapid.IntRange(0, int(longest/time.Second)).Draw(t, "first wait")) * time.Second
 		}
-		const step = 20 * time.Second
+		const step = 30 * time.Second
 		for m.ready() < n {
 			m.submitted(m.plan(), first)
 			m.tick(step)

@@ -206,8 +206,15 @@ func (p *planner) awaitAgent(d *deployment, s *sight, j *cluster.Job) {
 			reason += " (" + j.Reason + ")"
 		}
 		a := waitFor(Queued, s.Launch, "%s", reason)
-		if e := p.queueWait(d, d.roles[s.Role]); p.now.Before(s.CreatedAt.Add(e.Value)) && s.After == "" && j.Limit == "" {
-			a.Until = s.CreatedAt.Add(e.Value + p.startUp(d, d.roles[s.Role]).Value)
+		r := d.roles[s.Role]
+		switch e := p.queueWait(d, r); {
+		case s.After != "" || j.Limit != "":
+			if old := s.predecessor; old != nil && old.draining() {
+				a.Reason += fmt.Sprintf("; it starts once job %s is over", old.Job)
+				a.Until = old.DrainBy.Add(p.startUp(d, r).Value)
+			}
+		case p.now.Before(s.CreatedAt.Add(e.Value)):
+			a.Until = s.CreatedAt.Add(e.Value + p.startUp(d, r).Value)
 		}
 		p.do(a)
 		return

@@ -79,7 +79,12 @@ func (p *planner) noRoom(d *deployment, r *role, n int, err error) {
 	} else if c := d.census(r); len(c.older) > 0 && unavailable(r.spec) == 0 {
 		hint = "; rollout.unavailable: 1 would let an older replica go first"
 	}
-	p.wait(d, r, cause, n, "no room for %s of %s: each %v%s", replicas(n), r.kind, err, hint)
+	a := p.wait(d, r, cause, n, "no room for %s of %s: each %v%s", replicas(n), r.kind, err, hint)
+	for _, s := range r.live { // what leaves makes room
+		if by := s.DrainBy.Add(p.startUp(d, r).Value); cause == NoRoom && s.draining() && (a.Until.IsZero() || by.Before(a.Until)) {
+			a.Until = by
+		}
+	}
 }
 
 // requestOf is what one replica of a role needs.
