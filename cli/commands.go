@@ -16,7 +16,7 @@ func commands(std IO) []*cli.Command {
 		scaleCommand(std), drainCommand(std), stopCommand(std), waitCommand(std), endpointCommand(std), keyCommand(std),
 		eventsCommand(std), whyCommand(std), kvCommand(std),
 		serveCommand(std), gatewayCommand(std), agentCommand(std), engineCommand(std), localJobCommand(std),
-		schemaCommand(std), configCommand(std), completionCommand(std), versionCommand(std),
+		schemaCommand(std), configCommand(std), doctorCommand(std), completionCommand(std), versionCommand(std),
 	}
 }
 

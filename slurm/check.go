@@ -3,6 +3,7 @@ package slurm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -120,7 +121,7 @@ func nowhere(d jobspecs.Deployment, kind jobspecs.RoleKind, r jobspecs.Role, usa
 		names = append(names, p.Name)
 	}
 	hint := "see `penstock nodes` and `sinfo -o '%P %D %c %m %G'`"
-	if cards := sortedKeys(has); len(cards) > 0 && best == 0 {
+	if cards := slices.Sorted(maps.Keys(has)); len(cards) > 0 && best == 0 {
 		hint = "its nodes have " + some(cards) + "; " + hint
 	}
 	return &jobspecs.Problem{
@@ -159,14 +160,6 @@ func orCards(name string) string {
 	return name
 }
 
-func sortedKeys(m map[string]bool) (keys []string) {
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
 // fits reports whether a node of the group has what a role needs of each.
 func (g NodeGroup) fits(d jobspecs.Deployment, r jobspecs.Role) bool {
 	if g.CPUs > 0 && r.CPUs > g.CPUs || g.Memory > 0 && uint64(r.Memory) > g.Memory {
@@ -175,13 +168,13 @@ func (g NodeGroup) fits(d jobspecs.Deployment, r jobspecs.Role) bool {
 	if r.GPUs.Count == 0 || d.Slurm.GPUOption == "none" {
 		return true
 	}
-	any := 0
+	all := 0
 	for name, n := range g.GPUs {
 		if r.GPUs.Type == "" {
-			any += n
+			all += n
 		} else if strings.Contains(strings.ToLower(name), strings.ToLower(r.GPUs.Type)) && n >= r.GPUs.Count {
 			return true
 		}
 	}
-	return r.GPUs.Type == "" && any >= r.GPUs.Count
+	return r.GPUs.Type == "" && all >= r.GPUs.Count
 }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -131,3 +132,11 @@ func unknown(err error) error { return fmt.Errorf("%w: %w", cluster.ErrUnknown, 
 
 // refused says that nothing was done.
 func refused(err error) error { return fmt.Errorf("%w: %w", cluster.ErrRefused, err) }
+
+// myUser is the name of this user where a number will not do.
+func myUser() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return myUID()
+}
