@@ -13,8 +13,9 @@ import (
 // arena gives out slots of memory outside of Go's heap and keeps to its budget exactly: what is committed, used or free, is
 // never more. Its lock is held for a few instructions, never while memory is copied, cleared or checked.
 type arena struct {
-	budget int64
-	poison bool // fill what is freed, for tests
+	budget int64 // for slots
+	huge   int64 // rows that may have huge pages
+	poison bool  // fill what is freed, for tests
 	rows   [classes]atomic.Pointer[row]
 
 	mu        sync.Mutex
@@ -24,7 +25,13 @@ type arena struct {
 	closed    bool
 }
 
-func newArena(budget int64, poison bool) *arena { return &arena{budget: budget, poison: poison} }
+// maxHugeRows is how many sizes of blocks get huge pages, if the budget is large enough: those that come first.
+const maxHugeRows = 16
+
+func newArena(budget int64, poison bool) *arena {
+	huge := min(maxHugeRows, budget/32/hugePage)
+	return &arena{budget: budget - huge*hugePage, huge: huge, poison: poison}
+}
 
 var errNoSlot = errors.New("no slot is free")
 
@@ -54,7 +61,8 @@ func (a *arena) tryTake(class int, size int64) (id slotID, over int64, err error
 	}
 	r := a.rows[class].Load()
 	if r == nil {
-		r = newRow(size, a.budget)
+		r = newRow(size, a.budget, a.huge > 0)
+		a.huge--
 		a.rows[class].Store(r)
 	}
 	if n := len(r.free); n > 0 {
@@ -80,6 +88,7 @@ func (a *arena) tryTake(class int, size int64) (id slotID, over int64, err error
 func (r *row) uncommitted() (index uint32, err error) {
 	if n := len(r.cleared); n > 0 {
 		index, r.cleared = r.cleared[n-1], r.cleared[:n-1]
+		r.gap(index, -1)
 		return index, nil
 	}
 	if r.next == r.slots() {
@@ -99,6 +108,9 @@ func (a *arena) clearOther(class int, want int64) bool {
 			if !ok {
 				break
 			}
+			a.mu.Lock()
+			r.gap(index, 1)
+			a.mu.Unlock()
 			err := r.clear(index)
 			a.mu.Lock()
 			if err == nil {
@@ -106,6 +118,7 @@ func (a *arena) clearOther(class int, want int64) bool {
 				r.cleared = append(r.cleared, index)
 				want -= r.size
 			} else {
+				r.gap(index, -1)
 				r.free = append(r.free, index)
 			}
 			a.mu.Unlock()

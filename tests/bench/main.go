@@ -46,6 +46,9 @@
 // disk: the NVMe tier of package kvstore/disk in a folder under TMPDIR against fio with the same block size, direct I/O and
 // as many workers; a restart over a million blocks; write amplification while twenty times the budget goes through.
 //
+// kv: Put and Get of package kvstore/mem, in a store that is full, against copying the same bytes; what a million stored
+// blocks cost beside their bytes; and with -trace the hit ratios of a trace against goals and the clairvoyant.
+//
 // On a machine that others use, figures of tails say more about them than about Penstock. -priority (root) has everything
 // that is measured, and its reference, run before the others' work.
 //
@@ -71,6 +74,7 @@ type options struct {
 	penstock string // the program that is measured
 	self     string // this program, for its other roles
 	profile  string // folder for CPU profiles; empty = none
+	trace    string // of prompts, for the kv part; empty = none
 	record   bool
 	priority bool
 	parts    []part
@@ -86,7 +90,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"disk", benchDisk}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"disk", benchDisk}, {"kv", benchKV}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -106,13 +110,14 @@ func parse() (*options, error) {
 	o := &options{}
 	flag.StringVar(&o.penstock, "penstock", "bin/penstock", "the program to measure")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles into this folder")
+	flag.StringVar(&o.trace, "trace", "", "a trace of prompts for the kv part, in the form of penstock kv replay")
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,disk")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,disk,kv")
 	flag.Parse()
 	var err error
-	for _, path := range []*string{&o.penstock, &o.profile} {
+	for _, path := range []*string{&o.penstock, &o.profile, &o.trace} {
 		if *path == "" {
 			continue
 		}
