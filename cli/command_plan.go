@@ -91,7 +91,7 @@ func printPlan(inv *invocation, resp *apiv1.PlanResponse) {
 
 // actionText is one line: "+ start qwen decode/0 on node0 with 2 GPUs: wanted 2, have 0".
 func actionText(a *apiv1.Action) string {
-	sign := map[string]string{"start": "+", "drain": "~", "stop": "-", "cancel": "-", "end": "-", "wait": ".", "rollback": "<", "count": "="}[a.Verb]
+	sign := map[string]string{"start": "+", "drain": "~", "stop": "-", "cancel": "-", "end": "-", "retire": "-", "wait": ".", "rollback": "<", "count": "="}[a.Verb]
 	if sign == "" {
 		sign = " "
 	}

@@ -286,6 +286,16 @@ func (p *planner) mustFollow(d *deployment, r *role, s *sight) string {
 	if c == nil || c.Capacity.Places || s.Job == "" {
 		return ""
 	}
+	why, known := p.limits[r]
+	if !known {
+		why = p.limitSeen(r)
+		p.limits[r] = why
+	}
+	return why
+}
+
+// limitSeen says which limit holds successors of the role back, as far as has been seen lately.
+func (p *planner) limitSeen(r *role) string {
 	for _, other := range r.live {
 		if limit := p.limitOf(other); limit != "" {
 			return fmt.Sprintf("the limit %s holds %s back now", limit, other.ID)

@@ -81,7 +81,8 @@ type planner struct {
 	waiting  map[shape]time.Duration
 	queues   map[*role]Estimate
 	startUps map[*role]Estimate
-	full     map[*role]bool // there is no room for successors
+	limits   map[*role]string // what holds successors back
+	full     map[*role]bool   // there is no room for successors
 	excluded map[jobspecs.ClusterKind][]Excluded
 }
 
@@ -114,7 +115,7 @@ func newPlanner(w Wanted, s Seen, now time.Time) *planner {
 		now: now, seen: s, timing: w.Timing.withDefaults(),
 		clusters: make(map[jobspecs.ClusterKind]*clusterView, len(s.Clusters)),
 		known:    make(map[cluster.LaunchID]bool, len(s.Launches)),
-		queues:   map[*role]Estimate{}, startUps: map[*role]Estimate{}, full: map[*role]bool{}, excluded: map[jobspecs.ClusterKind][]Excluded{},
+		queues:   map[*role]Estimate{}, startUps: map[*role]Estimate{}, limits: map[*role]string{}, full: map[*role]bool{}, excluded: map[jobspecs.ClusterKind][]Excluded{},
 	}
 	for kind, c := range s.Clusters {
 		v := &clusterView{Cluster: c, kind: kind, jobs: make(map[cluster.LaunchID][]*cluster.Job, len(c.Jobs))}

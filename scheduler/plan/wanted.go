@@ -29,7 +29,7 @@ type Deployment struct {
 	Revisions map[int]jobspecs.Deployment
 	Scale     map[jobspecs.RoleKind]int // overrides the counts of the file
 	Stopped   bool
-	// Since is when its lifetime began: when it was last applied or started. GPUTime is what launches that are forgotten
+	// Since is when its lifetime began: when it was last applied or started; zero = it begins now. GPUTime is what launches that are forgotten
 	// have held of GPUs since then, AskedAt when the last request came (zero = none since this controller's start).
 	Since   time.Time
 	GPUTime time.Duration

@@ -107,10 +107,8 @@ func (l *Loop) wanted(deployments []ledger.Deployment, launches []cluster.Launch
 			Since: d.Since, GPUTime: d.GPUTime,
 			Revisions: map[int]jobspecs.Deployment{},
 		}
-		if l.o.AskedAt != nil {
+		if w.AskedAt = time.Now(); l.o.AskedAt != nil {
 			w.AskedAt = l.o.AskedAt(d.Name)
-		} else {
-			w.Spec.Lifetime.Idle = 0
 		}
 		need := revisions[d.Name]
 		if need == nil {
@@ -181,7 +179,7 @@ func applied(deployments []plan.Deployment, spec jobspecs.Deployment) (out []pla
 		}
 		if d.Damaged == "" && jobspecs.Hash(d.Spec) == jobspecs.Hash(spec) {
 			next = d
-			next.Stopped = false
+			next.Stopped, next.Since = false, time.Time{} // a new lifetime begins
 			continue
 		}
 		maps.Copy(next.Revisions, d.Revisions)

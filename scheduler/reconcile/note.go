@@ -15,12 +15,13 @@ import (
 // taken is learned from there.
 func (l *Loop) noteJobs(s plan.Seen) error {
 	var errs []error
+	jobs := jobsByLaunch(s)
 	for i := range s.Launches {
 		x := &s.Launches[i]
 		if _, busy := s.Busy[x.ID]; busy || x.Phase == cluster.Ended {
 			continue
 		}
-		job := jobOfLaunch(s.Clusters[x.Cluster], x)
+		job := speaksFor(x, jobs[x.ID])
 		if at := s.Fleet.Replicas[x.ID].Head().GetEndsAt(); job.EndsAt.IsZero() && at != nil {
 			job.EndsAt = at.AsTime()
 		}
@@ -40,14 +41,23 @@ func (l *Loop) noteJobs(s plan.Seen) error {
 	return errors.Join(errs...)
 }
 
-// jobOfLaunch is the job that speaks for a launch; the zero job where the cluster does not tell of one.
-func jobOfLaunch(c plan.Cluster, x *cluster.Launch) cluster.Job {
-	if !c.JobsKnown {
-		return cluster.Job{}
+// jobsByLaunch lists what the clusters that answer tell of each launch.
+func jobsByLaunch(s plan.Seen) map[cluster.LaunchID][]*cluster.Job {
+	jobs := make(map[cluster.LaunchID][]*cluster.Job, len(s.Launches))
+	for _, c := range s.Clusters {
+		for i := range c.Jobs {
+			if j := &c.Jobs[i]; c.JobsKnown {
+				jobs[j.Launch] = append(jobs[j.Launch], j)
+			}
+		}
 	}
-	var found cluster.Job
-	for i := range c.Jobs {
-		if j := &c.Jobs[i]; j.Launch == x.ID && (j.ID == x.Job || found.ID == "") {
+	return jobs
+}
+
+// speaksFor is the job that speaks for a launch; the zero job where there is none.
+func speaksFor(x *cluster.Launch, jobs []*cluster.Job) (found cluster.Job) {
+	for _, j := range jobs {
+		if j.ID == x.Job || found.ID == "" {
 			found = *j
 		}
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/penstock/penstock/jobspecs"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/blocks"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/fleet"
 	"github.com/penstock/penstock/scheduler/identity"
@@ -106,16 +108,27 @@ func (s *Server) joined(launch cluster.Launch, req *apiv1.JoinRequest, epoch uin
 	if err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: %w", launch.ID, err))
 	}
+	seed, err := s.blockSeed()
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInternal, fmt.Errorf("join %s: %w", launch.ID, err))
+	}
 	resp := &apiv1.JoinResponse{
 		Epoch: epoch, Term: s.o.Ledger.Term(), CertificatePem: leaf, CaPem: s.o.CA.PEM(),
 		DeploymentYaml: string(jobspecs.Encode(d)), Deployment: launch.Deployment, Role: string(launch.Role),
 		Replica: uint32(launch.Index), Revision: uint32(launch.Revision), LogDir: s.o.LogDir(launch),
-		OrphanAfter: durationpb.New(time.Duration(d.Serving.OrphanAfter)), HeadAddress: s.head(launch.ID),
+		OrphanAfter: durationpb.New(time.Duration(d.Serving.OrphanAfter)), HeadAddress: s.head(launch.ID), BlockSeed: seed,
 	}
 	if int(req.NodeRank) < len(launch.Placement) {
 		resp.Gpus = launch.Placement[req.NodeRank].GPUs
 	}
 	return resp, nil
+}
+
+// blockSeed is what the names of blocks are made with. It stays the same for as long as the installation's authority does, so
+// that agents of before a restart and gateways of after it agree.
+func (s *Server) blockSeed() (uint64, error) {
+	secret, err := s.o.CA.Secret("names of KV blocks")
+	return binary.BigEndian.Uint64(secret[:]), err
 }
 
 // head is where the other ranks find rank 0; empty until it has reported.
@@ -165,6 +178,7 @@ func (a agentAPI) Report(ctx context.Context, stream *connect.BidiStream[apiv1.R
 	s.o.Fleet.Admit(rec.ID, rec.Run, rec.Epoch, rec.Nodes) // after a restart of the controller nobody joins again
 	s.o.Fleet.Connected(rec.ID, id.Run, id.Rank)
 	defer s.o.Fleet.Disconnected(rec.ID, id.Run, id.Rank)
+	s.blocks.Keep(s.alive)
 	session := s.commands.open(id.Launch)
 	defer s.commands.close(id.Launch, session)
 	s.metrics.agents.Inc()
@@ -187,6 +201,12 @@ func (a agentAPI) Report(ctx context.Context, stream *connect.BidiStream[apiv1.R
 	return nil
 }
 
+// alive reports whether a launch's blocks may still be there.
+func (s *Server) alive(launch string) bool {
+	l, ok := s.o.Ledger.Launch(cluster.LaunchID(launch))
+	return ok && l.Phase != cluster.Ended
+}
+
 // receive applies messages until the agent closes its side.
 func (s *Server) receive(stream *connect.BidiStream[apiv1.ReportRequest, apiv1.ReportResponse], session *agentStream, rec cluster.Launch, id identity.ID) error {
 	for {
@@ -207,7 +227,11 @@ func (s *Server) receive(stream *connect.BidiStream[apiv1.ReportRequest, apiv1.R
 		case fleet.Resend:
 			session.offer(&apiv1.ReportResponse{Body: &apiv1.ReportResponse_Resend{Resend: &apiv1.Resend{From: got.From, To: got.To}}})
 		case fleet.Ack:
+			whole := !got.New || s.blocks.Apply(blocks.Source{Launch: string(rec.ID), Rank: id.Rank}, id.Run, msg)
 			session.offer(s.ack(rec.ID, got.Seq))
+			if !whole {
+				session.offer(&apiv1.ReportResponse{Body: &apiv1.ReportResponse_Resend{Resend: &apiv1.Resend{}}})
+			}
 		}
 		if head := s.head(rec.ID); head != had {
 			s.commands.broadcast(id.Launch, s.ack(rec.ID, 0))

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -14,14 +13,13 @@ import (
 
 // addHandover adds what is expected of the end of the replica's job.
 func (in statusInput) addHandover(r *apiv1.ReplicaStatus, l cluster.Launch) {
-	i := slices.IndexFunc(in.handovers, func(h plan.Handover) bool { return h.Launch == l.ID })
+	h, known := in.handovers[l.ID]
 	if r.EndsAt == nil && !l.EndsAt.IsZero() && l.Phase != cluster.Ended {
 		r.EndsAt = timestamppb.New(l.EndsAt)
 	}
-	if i < 0 || l.Phase == cluster.Ended || l.Phase == cluster.Draining {
+	if !known || l.Phase == cluster.Ended || l.Phase == cluster.Draining {
 		return
 	}
-	h := in.handovers[i]
 	r.EndsAt = timestamppb.New(h.EndsAt)
 	r.Handover = &apiv1.Handover{
 		LeaveBy: timestamppb.New(h.LeaveBy), StartAt: timestamppb.New(h.StartAt), Drain: durationpb.New(h.Drain),
@@ -35,9 +33,26 @@ func (in statusInput) addHandover(r *apiv1.ReplicaStatus, l cluster.Launch) {
 	if h.Gap > 0 {
 		r.Handover.Gap, r.Handover.GapReason = durationpb.New(h.Gap), h.Why
 	}
-	for _, next := range in.launches {
-		if next.ID == h.Successor {
-			r.Handover.SuccessorState, r.Handover.SuccessorReason = in.replicaState(next, in.fleet.Replicas[next.ID])
+}
+
+// byLaunch finds the handover of each launch.
+func byLaunch(list []plan.Handover) map[cluster.LaunchID]plan.Handover {
+	found := make(map[cluster.LaunchID]plan.Handover, len(list))
+	for _, h := range list {
+		found[h.Launch] = h
+	}
+	return found
+}
+
+// addSuccessors tells each replica of the state of its successor, which is another of them.
+func addSuccessors(reps []*apiv1.ReplicaStatus) {
+	of := make(map[string]*apiv1.ReplicaStatus, len(reps))
+	for _, r := range reps {
+		of[r.Launch] = r
+	}
+	for _, r := range reps {
+		if next := of[r.Handover.GetSuccessor()]; r.Handover != nil && next != nil {
+			r.Handover.SuccessorState, r.Handover.SuccessorReason = next.State, next.Reason
 		}
 	}
 }

@@ -20,11 +20,11 @@ func TestStatusShowsHandovers(t *testing.T) {
 		{Verb: plan.Wait, Deployment: "demo", Launch: "b", Cause: plan.Queued, Reason: "job 11 is pending"},
 		{Verb: plan.Wait, Deployment: "demo", Launch: "b", Cause: plan.Gap, Reason: "a ends soon and about 2m pass without it"},
 	}
-	p.handovers = []plan.Handover{{
+	p.handovers = byLaunch([]plan.Handover{{
 		Launch: "a", EndsAt: now.Add(10 * time.Minute), LeaveBy: now.Add(9 * time.Minute), StartAt: now.Add(-time.Minute),
 		Queue: plan.Estimate{Value: 5 * time.Minute, Samples: 7}, StartUp: plan.Estimate{Value: time.Minute}, Drain: time.Minute,
 		Successor: "b", ReadyAt: now.Add(11 * time.Minute), Gap: 2 * time.Minute, Why: "a limit",
-	}}
+	}})
 	st := p.deployment(p.d)
 	if st.State != "ready" || st.Reason != p.statusInput.waits[1].Reason {
 		t.Errorf("%s: %s", st.State, st.Reason)

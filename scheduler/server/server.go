@@ -21,7 +21,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/kvstore/index"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/blocks"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/fleet"
 	"github.com/penstock/penstock/scheduler/identity"
@@ -80,6 +82,7 @@ type Server struct {
 	commands *commands
 	gateways gatewayList
 	records  *records
+	blocks   *blocks.Board
 	metrics  metrics
 	closing  chan struct{}
 	once     sync.Once
@@ -90,6 +93,15 @@ type metrics struct {
 	refused *prometheus.CounterVec
 }
 
+// blockMemory bounds what is kept of engines' caches: some 30 million blocks.
+const blockMemory = 1 << 30
+
+func blockGauge(b *blocks.Board) prometheus.GaugeFunc {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "penstock_controller_kv_blocks", Help: "Distinct KV blocks that engines have told of and hold.",
+	}, func() float64 { return float64(b.Index().Stats().Blocks) })
+}
+
 // New checks the usage folder and starts nothing.
 func New(o Options) (*Server, error) {
 	usage := filepath.Join(o.StateDir, "usage")
@@ -98,7 +110,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, log: o.Log.With().Str("component", "server").Logger(), commands: newCommands(), records: newRecords(usage),
-		closing: make(chan struct{}), patience: strangerTime,
+		blocks: blocks.NewBoard(index.Limit{Bytes: blockMemory}), closing: make(chan struct{}), patience: strangerTime,
 		metrics: metrics{
 			agents: prometheus.NewGauge(prometheus.GaugeOpts{Name: "penstock_controller_agents", Help: "Agents with an open report stream."}),
 			refused: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -107,7 +119,7 @@ func New(o Options) (*Server, error) {
 		},
 	}
 	s.refusals = refusalLogs(s.log)
-	o.Metrics.MustRegister(s.metrics.agents, s.metrics.refused)
+	o.Metrics.MustRegister(s.metrics.agents, s.metrics.refused, blockGauge(s.blocks))
 	return s, nil
 }
 

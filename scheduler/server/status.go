@@ -24,7 +24,7 @@ func (c controlAPI) Status(_ context.Context, req *apiv1.StatusRequest) (*apiv1.
 		}
 		deployments = []ledger.Deployment{d}
 	}
-	in := statusInput{launches: s.o.Ledger.Launches(), fleet: s.o.Fleet.Snapshot(now), waits: s.o.Loop.Last(), handovers: s.o.Loop.Handovers(), revision: s.o.Ledger.Revision}
+	in := statusInput{launches: s.o.Ledger.Launches(), fleet: s.o.Fleet.Snapshot(now), waits: s.o.Loop.Last(), handovers: byLaunch(s.o.Loop.Handovers()), revision: s.o.Ledger.Revision}
 	resp := &apiv1.StatusResponse{Term: s.o.Ledger.Term(), At: timestamppb.New(now), Warnings: s.warnings()}
 	for _, d := range deployments {
 		resp.Deployments = append(resp.Deployments, in.deployment(d))

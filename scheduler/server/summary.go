@@ -18,7 +18,7 @@ type statusInput struct {
 	launches  []cluster.Launch
 	fleet     fleet.Snapshot
 	waits     []plan.Action
-	handovers []plan.Handover
+	handovers map[cluster.LaunchID]plan.Handover
 	revision  func(deployment string, n int) (jobspecs.Deployment, error) // what launches of older revisions run
 }
 
@@ -29,6 +29,7 @@ func (in statusInput) deployment(d ledger.Deployment) *apiv1.DeploymentStatus {
 		DrainTimeout: durationpb.New(d.Spec.Serving.DrainTimeout.Std()),
 	}
 	st.Replicas = in.replicas(d)
+	addSuccessors(st.Replicas)
 	if d.Damaged != "" {
 		st.State, st.Reason = "unknown", d.Damaged
 		return st
