@@ -65,7 +65,8 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 			o.Log.Warn().Err(err).Msg("this run has no KV tier on disk")
 		} else {
 			c.disk = d
-			tiers = append(tiers, tiered.Tier{Store: d})
+			// Written at once: a job may be killed without a word, and its successor is to find what it had.
+			tiers = append(tiers, tiered.Tier{Store: d, Write: tiered.Through})
 		}
 	}
 	store, err := tiered.New(o.Log, tiers...)
