@@ -53,15 +53,15 @@ func TestApplyAnswers(t *testing.T) {
 		want Answer // to the last
 		err  bool
 	}{
-		{"full", []*apiv1.ReportRequest{full(7, started, 1)}, Answer{Kind: Ack, Seq: 7}, false},
+		{"full", []*apiv1.ReportRequest{full(7, started, 1)}, Answer{Kind: Ack, Seq: 7, New: true}, false},
 		{"delta first: the full state is wanted", []*apiv1.ReportRequest{delta1(7, load)}, Answer{Kind: Resend}, false},
-		{"delta in turn", []*apiv1.ReportRequest{full(7, started, 1), delta1(8, load)}, Answer{Kind: Ack, Seq: 8}, false},
-		{"sign of life", []*apiv1.ReportRequest{full(7, started, 1), {Seq: 8}}, Answer{Kind: Ack, Seq: 8}, false},
+		{"delta in turn", []*apiv1.ReportRequest{full(7, started, 1), delta1(8, load)}, Answer{Kind: Ack, Seq: 8, New: true}, false},
+		{"sign of life", []*apiv1.ReportRequest{full(7, started, 1), {Seq: 8}}, Answer{Kind: Ack, Seq: 8, New: true}, false},
 		{"gap", []*apiv1.ReportRequest{full(7, started, 1), delta1(10, load)}, Answer{Kind: Resend, From: 8, To: 10}, false},
 		{"huge gap", []*apiv1.ReportRequest{full(7, started, 1), delta1(7000, load)}, Answer{Kind: Resend}, false},
 		{"twice", []*apiv1.ReportRequest{full(7, started, 1), full(7, started, 1)}, Answer{Kind: Ack, Seq: 7}, false},
 		{"late", []*apiv1.ReportRequest{full(7, started, 1), full(3, started, 1)}, Answer{Kind: Ack, Seq: 7}, false},
-		{"full closes a gap", []*apiv1.ReportRequest{full(7, started, 1), full(19, started, 1)}, Answer{Kind: Ack, Seq: 19}, false},
+		{"full closes a gap", []*apiv1.ReportRequest{full(7, started, 1), full(19, started, 1)}, Answer{Kind: Ack, Seq: 19, New: true}, false},
 		{"of another run", []*apiv1.ReportRequest{full(7, started, 1), other}, Answer{}, true},
 	}
 	for _, tt := range tests {

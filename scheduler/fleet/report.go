@@ -15,6 +15,7 @@ const maxResend = 1024
 type Answer struct {
 	Kind AnswerKind
 	Seq  uint64 // Ack: everything up to here is applied
+	New  bool   // Ack: the message itself was not known before
 	From uint64 // Resend: messages From..To are wanted again, 0 = the full state
 	To   uint64
 }
@@ -73,13 +74,13 @@ func advance(old Rank, known bool, m *apiv1.ReportRequest) (Rank, Answer) {
 	case known && seq <= old.Seq:
 		return old, Answer{Kind: Ack, Seq: old.Seq}
 	case m.GetFull() != nil:
-		return Rank{State: m.GetFull(), Seq: seq}, Answer{Kind: Ack, Seq: seq}
+		return Rank{State: m.GetFull(), Seq: seq}, Answer{Kind: Ack, Seq: seq, New: true}
 	case !known, seq-old.Seq > maxResend:
 		return old, Answer{Kind: Resend}
 	case seq != old.Seq+1:
 		return old, Answer{Kind: Resend, From: old.Seq + 1, To: seq}
 	}
-	return Rank{State: merged(old.State, m.GetDelta()), Seq: seq}, Answer{Kind: Ack, Seq: seq}
+	return Rank{State: merged(old.State, m.GetDelta()), Seq: seq}, Answer{Kind: Ack, Seq: seq, New: true}
 }
 
 // merged returns a new state: the sections that the delta sets, and the others as they were.

@@ -5,7 +5,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -83,6 +85,18 @@ func (ca *CA) Pool() *x509.CertPool {
 
 // Installation is the random ID of this installation: 32 hexadecimal digits.
 func (ca *CA) Installation() string { return ca.installation }
+
+// Secret is a secret of the installation for one purpose: whoever knows those of other purposes, or the public certificate,
+// cannot tell it.
+func (ca *CA) Secret(purpose string) ([32]byte, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(ca.key)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("derive the secret of %s: %w", purpose, err)
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(purpose))
+	return [32]byte(mac.Sum(nil)), nil
+}
 
 // PoolFromPEM returns a pool with the one certificate of an installation's authority.
 func PoolFromPEM(caPEM []byte) (*x509.CertPool, error) {

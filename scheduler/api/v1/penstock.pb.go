@@ -273,6 +273,7 @@ type JoinResponse struct {
 	HeadAddress    string                 `protobuf:"bytes,11,opt,name=head_address,json=headAddress,proto3" json:"head_address,omitempty"` // host of rank 0, if known yet; else it comes by Report
 	OrphanAfter    *durationpb.Duration   `protobuf:"bytes,12,opt,name=orphan_after,json=orphanAfter,proto3" json:"orphan_after,omitempty"` // without controller and requests for so long, the agent ends its job
 	LogDir         string                 `protobuf:"bytes,13,opt,name=log_dir,json=logDir,proto3" json:"log_dir,omitempty"`                // where engine and agent logs go
+	BlockSeed      uint64                 `protobuf:"fixed64,14,opt,name=block_seed,json=blockSeed,proto3" json:"block_seed,omitempty"`     // secret of block names; gateways have the same. 0 = this controller wants no block events
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -398,6 +399,13 @@ func (x *JoinResponse) GetLogDir() string {
 	return ""
 }
 
+func (x *JoinResponse) GetBlockSeed() uint64 {
+	if x != nil {
+		return x.BlockSeed
+	}
+	return 0
+}
+
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CsrDer        []byte                 `protobuf:"bytes,1,opt,name=csr_der,json=csrDer,proto3" json:"csr_der,omitempty"`
@@ -503,7 +511,7 @@ type ReportRequest struct {
 	//	*ReportRequest_Full
 	//	*ReportRequest_Delta
 	Body          isReportRequest_Body `protobuf_oneof:"body"`
-	Blocks        []*BlockEvent        `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Blocks        []*BlockEvent        `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"` // in order; in a full state they begin with a KIND_CLEARED of all tiers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2019,7 +2027,7 @@ type BlockEvent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          BlockEvent_Kind        `protobuf:"varint,1,opt,name=kind,proto3,enum=penstock.v1.BlockEvent_Kind" json:"kind,omitempty"`
 	Blocks        []uint64               `protobuf:"fixed64,2,rep,packed,name=blocks,proto3" json:"blocks,omitempty"` // our chain hashes
-	Tier          string                 `protobuf:"bytes,3,opt,name=tier,proto3" json:"tier,omitempty"`              // gpu, host, disk, object
+	Tier          string                 `protobuf:"bytes,3,opt,name=tier,proto3" json:"tier,omitempty"`              // gpu, host, disk, object; empty with KIND_CLEARED = all
 	DpRank        uint32                 `protobuf:"varint,4,opt,name=dp_rank,json=dpRank,proto3" json:"dp_rank,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6031,7 +6039,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x04node\x18\b \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x10\n" +
 	"\x03job\x18\n" +
-	" \x01(\tR\x03job\"\x99\x03\n" +
+	" \x01(\tR\x03job\"\xb8\x03\n" +
 	"\fJoinResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12'\n" +
@@ -6048,7 +6056,9 @@ const file_v1_penstock_proto_rawDesc = "" +
 	" \x03(\tR\x04gpus\x12!\n" +
 	"\fhead_address\x18\v \x01(\tR\vheadAddress\x12<\n" +
 	"\forphan_after\x18\f \x01(\v2\x19.google.protobuf.DurationR\vorphanAfter\x12\x17\n" +
-	"\alog_dir\x18\r \x01(\tR\x06logDir\"'\n" +
+	"\alog_dir\x18\r \x01(\tR\x06logDir\x12\x1d\n" +
+	"\n" +
+	"block_seed\x18\x0e \x01(\x06R\tblockSeed\"'\n" +
 	"\fRenewRequest\x12\x17\n" +
 	"\acsr_der\x18\x01 \x01(\fR\x06csrDer\"O\n" +
 	"\rRenewResponse\x12'\n" +
