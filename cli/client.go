@@ -37,7 +37,8 @@ func (inv *invocation) control() (client apiv1.ControlServiceClient, done func()
 	state := inv.set.get("stateDir")
 	e, err := identity.ReadEndpoint(filepath.Join(state, endpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, noController(fmt.Errorf("none has run on the state folder %s", state))
+		return nil, nil, fail(ExitError, "start one with: penstock serve --detach\nor name another folder with --state-dir or PENSTOCK_STATE_DIR",
+			"no controller answers: none has run on the state folder %s", state)
 	} else if err != nil {
 		return nil, nil, err
 	}

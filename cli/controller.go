@@ -128,7 +128,7 @@ func (c *controller) openState(ctx context.Context) (err error) {
 	if c.tokens, err = identity.OpenJoinTokens(filepath.Join(c.state, caFolder)); err != nil {
 		return err
 	}
-	if c.keys, err = keys.Open(filepath.Join(c.state, "keys")); err != nil {
+	if c.keys, err = keys.OpenFenced(filepath.Join(c.state, "keys"), c.ledger.CheckTerm); err != nil {
 		return err
 	}
 	c.fleet = fleet.New(fleet.Options{})

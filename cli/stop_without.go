@@ -21,6 +21,9 @@ func stopWithout(ctx context.Context, inv *invocation, o stopOptions, cause erro
 		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: newRegistry(),
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
+	if used, err := ledger.Used(c.state); err != nil || !used {
+		return errors.Join(cause, err) // most likely a slip in the folder's name: there is nothing to stop, nor to make
+	}
 	if c.log, err = inv.logger(); err != nil {
 		return err
 	}

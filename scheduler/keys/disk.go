@@ -89,10 +89,31 @@ func (s *Store) write(key *apiv1.Key) error {
 	if err != nil {
 		return err
 	}
-	return statefile.WriteNew(statefile.OS{}, filepath.Join(s.dir, key.Id+suffix), append(data, '\n'))
+	if err := s.fence(); err != nil {
+		return err
+	}
+	if err := statefile.WriteNew(statefile.OS{}, filepath.Join(s.dir, key.Id+suffix), append(data, '\n')); err != nil {
+		return err
+	}
+	if err := s.fence(); err != nil { // whoever took over has read the folder before, or will
+		return errors.Join(err, s.erase(key.Id))
+	}
+	return nil
 }
 
+// remove takes a key off the disk. Its second look at the fence is for the user: a process that took over in between knows
+// the key still.
 func (s *Store) remove(id string) error {
+	if err := s.fence(); err != nil {
+		return err
+	}
+	if err := s.erase(id); err != nil {
+		return err
+	}
+	return s.fence()
+}
+
+func (s *Store) erase(id string) error {
 	err := (statefile.OS{}).Remove(filepath.Join(s.dir, id+suffix))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -124,7 +145,10 @@ func (s *Store) FlushUsed() error {
 	if err != nil {
 		return err
 	}
-	if err := statefile.Write(statefile.OS{}, filepath.Join(s.dir, usedFile), data); err != nil {
+	if err = s.fence(); err == nil {
+		err = statefile.Write(statefile.OS{}, filepath.Join(s.dir, usedFile), data)
+	}
+	if err != nil {
 		return fmt.Errorf("write the keys' last use: %w", err)
 	}
 	return nil

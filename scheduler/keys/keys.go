@@ -44,8 +44,9 @@ type CreateOptions struct {
 
 // Store is the folder of keys. Safe for concurrent use by one process: the controller.
 type Store struct {
-	dir string
-	now func() time.Time
+	dir   string
+	now   func() time.Time
+	fence func() error // whether this process may write here
 
 	writing sync.Mutex // held over writes to disk
 	mu      sync.RWMutex
@@ -58,14 +59,20 @@ type Store struct {
 // Open reads all keys in a folder, which is made or checked for owner and mode. Files that cannot be read are left as
 // they are and named by Broken: their keys do not work until they are repaired.
 func Open(dir string) (*Store, error) {
-	return open(dir, time.Now)
+	return OpenFenced(dir, func() error { return nil })
 }
 
-func open(dir string, now func() time.Time) (*Store, error) {
+// OpenFenced is Open for a folder that several processes may come to believe is theirs, as controllers do that were
+// paused: fence says before and after each write whether this one may still write. What it forbids fails with its error.
+func OpenFenced(dir string, fence func() error) (*Store, error) {
+	return open(dir, time.Now, fence)
+}
+
+func open(dir string, now func() time.Time, fence func() error) (*Store, error) {
 	if err := statefile.SecureDir(dir); err != nil {
 		return nil, fmt.Errorf("open keys: %w", err)
 	}
-	s := &Store{dir: dir, now: now, keys: Set{}, used: map[string]time.Time{}, changed: make(chan struct{})}
+	s := &Store{dir: dir, now: now, fence: fence, keys: Set{}, used: map[string]time.Time{}, changed: make(chan struct{})}
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("open keys: %w", err)
 	}

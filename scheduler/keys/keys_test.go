@@ -19,9 +19,11 @@ var start = time.Unix(1_700_000_000, 0).UTC()
 
 func fixed() time.Time { return start }
 
+func free() error { return nil }
+
 func newStore(t testing.TB) *Store {
 	t.Helper()
-	s, err := open(filepath.Join(t.TempDir(), "keys"), fixed)
+	s, err := open(filepath.Join(t.TempDir(), "keys"), fixed, free)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,7 @@ func TestKeyLives(t *testing.T) {
 		!key.ExpiresAt.AsTime().Equal(start.Add(time.Hour)) || !key.CreatedAt.AsTime().Equal(start) {
 		t.Errorf("got %v", key)
 	}
-	again, err := open(s.dir, fixed)
+	again, err := open(s.dir, fixed, free)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +79,7 @@ func TestKeyLives(t *testing.T) {
 	if _, err := Verify(set, secret, start); !errors.Is(err, ErrUnknown) {
 		t.Errorf("revoked: %v", err)
 	}
-	if again, err = open(s.dir, fixed); err != nil || len(again.List()) != 0 {
+	if again, err = open(s.dir, fixed, free); err != nil || len(again.List()) != 0 {
 		t.Errorf("it comes back: %v", err)
 	}
 }
@@ -194,7 +196,7 @@ func TestUsed(t *testing.T) {
 	if err := s.FlushUsed(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := open(s.dir, fixed)
+	again, err := open(s.dir, fixed, free)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +208,7 @@ func TestUsed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, usedFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if again, err = open(s.dir, fixed); err != nil || len(again.List()) != 1 || len(again.Broken()) != 0 {
+	if again, err = open(s.dir, fixed, free); err != nil || len(again.List()) != 1 || len(again.Broken()) != 0 {
 		t.Errorf("a damaged file of last use: %v", err)
 	}
 }
@@ -235,7 +237,7 @@ func TestBrokenFilesAreNamed(t *testing.T) {
 		if err := spoil(); err != nil {
 			t.Fatal(err)
 		}
-		again, err := open(s.dir, fixed)
+		again, err := open(s.dir, fixed, free)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +252,7 @@ func TestBrokenFilesAreNamed(t *testing.T) {
 	if err := errors.Join(os.Chmod(file, 0o600), os.WriteFile(file, []byte(`{"format":2}`), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open(s.dir, fixed); !errors.Is(err, errNewer) {
+	if _, err := open(s.dir, fixed, free); !errors.Is(err, errNewer) {
 		t.Errorf("newer format: %v", err)
 	}
 }
@@ -310,5 +312,59 @@ func TestTogether(t *testing.T) {
 	wg.Wait()
 	if len(s.List()) != 0 {
 		t.Errorf("left: %v", s.List())
+	}
+}
+
+// TestFence: a controller that was paused while another one took over writes no keys any more.
+func TestFence(t *testing.T) {
+	t.Parallel()
+	lost := errors.New("another controller has taken over")
+	var looks, good int // the fence gives way after so many looks
+	s, err := open(filepath.Join(t.TempDir(), "keys"), fixed, func() error {
+		if looks++; looks > good {
+			return lost
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allow := func(n int) { looks, good = 0, n }
+	files := func() (names []string) {
+		entries, err := os.ReadDir(s.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	for n := range 2 { // lost before the write, and during it
+		allow(n)
+		if _, secret, err := s.Create(CreateOptions{Name: "late"}); !errors.Is(err, lost) || secret != "" {
+			t.Errorf("create, lost after %d looks: %v", n, err)
+		}
+		if left := files(); len(left) != 0 || len(s.List()) != 0 {
+			t.Errorf("create, lost after %d looks: left %v, %v", n, left, s.List())
+		}
+	}
+	allow(2)
+	id, _ := create(t, s, CreateOptions{Name: "early"})
+	s.Used(id, start.Add(time.Minute))
+	allow(0)
+	if err := s.FlushUsed(); !errors.Is(err, lost) {
+		t.Errorf("flush: %v", err)
+	}
+	if _, err := s.Revoke(id); !errors.Is(err, lost) || len(files()) != 1 {
+		t.Errorf("revoke: %v, files %v", err, files())
+	}
+	allow(1)
+	if _, err := s.Revoke(id); !errors.Is(err, lost) || len(s.List()) != 1 {
+		t.Errorf("revoke, lost during it: %v", err)
+	}
+	allow(2)
+	if _, err := s.Revoke(id); err != nil {
+		t.Errorf("revoke again: %v", err)
 	}
 }

@@ -25,6 +25,8 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,6 +155,18 @@ func Open(dir string, o Options) (*Ledger, error) {
 	l.state, l.problems = in.state, in.problems
 	l.loadEvents()
 	return l, nil
+}
+
+// Used tells whether a controller has ever held a term on a state folder. It makes nothing, unlike Open.
+func Used(dir string) (bool, error) {
+	names, err := statefile.OS{}.List(filepath.Join(dir, termsDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for terms: %w", err)
+	}
+	return len(names) > 0, nil
 }
 
 // Problems lists the files that could not be read when the folder was opened or the term acquired.
