@@ -278,7 +278,7 @@ func (c *controller) deployed() (out []fleet.Deployed) {
 		for role := range d.Spec.Roles {
 			wanted[role] = d.Wanted(role)
 		}
-		out = append(out, fleet.Deployed{Spec: d.Spec, Wanted: wanted, Stopped: d.Stopped, CreatedAt: d.AppliedAt})
+		out = append(out, fleet.Deployed{Spec: d.Spec, Wanted: wanted, Stopped: d.Stopped, StopReason: d.StopReason, CreatedAt: d.AppliedAt})
 	}
 	return out
 }

@@ -49,7 +49,11 @@ func modelState(s Snapshot, d Deployed, launches []cluster.Launch, waits []Wait)
 		return state{word: stateReady}
 	}
 	if d.Stopped {
-		return state{word: stateStopped, reason: fmt.Sprintf("deployment %s is stopped", d.Spec.Name)}
+		is := state{word: stateStopped, reason: fmt.Sprintf("deployment %s is stopped", d.Spec.Name)}
+		if d.StopReason != "" {
+			is.reason += ": " + d.StopReason
+		}
+		return is
 	}
 	if total(d.Wanted) == 0 {
 		return state{word: stateStopped, reason: fmt.Sprintf("deployment %s is scaled to zero", d.Spec.Name)}
@@ -131,7 +135,8 @@ func launchState(s Snapshot, l cluster.Launch, waits []Wait) state {
 	return state{stateStarting, reason, retryStarting}
 }
 
-// absent explains a deployment without a live launch: by its last failure, or by what the planner waits for.
+// absent explains a deployment without a launch that is to serve: by the failure of the last one, or by what the planner
+// waits for.
 func absent(s Snapshot, launches []cluster.Launch, waits []Wait) state {
 	is := state{stateQueued, "no replica has been started yet", retryStarting}
 	for _, w := range waits {
@@ -140,13 +145,15 @@ func absent(s Snapshot, launches []cluster.Launch, waits []Wait) state {
 			break
 		}
 	}
-	failed := slices.DeleteFunc(slices.Clone(launches), func(l cluster.Launch) bool { return !l.Failed })
-	if len(failed) == 0 {
+	if len(launches) == 0 {
 		return is
 	}
-	last := slices.MaxFunc(failed, func(a, b cluster.Launch) int {
+	last := slices.MaxFunc(launches, func(a, b cluster.Launch) int {
 		return cmp.Or(a.EndedAt.Compare(b.EndedAt), cmp.Compare(a.ID, b.ID))
 	})
+	if !last.Failed { // an older failure does not explain why nothing runs now
+		return is
+	}
 	is.word, is.reason = stateFailed, replicaName(last)+" has failed: "+last.EndReason
 	return is
 }

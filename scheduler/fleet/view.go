@@ -24,10 +24,12 @@ type View struct {
 
 // Deployed is one deployment as the view needs it.
 type Deployed struct {
-	Spec      jobspecs.Deployment // of the current revision
-	Wanted    map[jobspecs.RoleKind]int
-	Stopped   bool
-	CreatedAt time.Time
+	Spec    jobspecs.Deployment // of the current revision
+	Wanted  map[jobspecs.RoleKind]int
+	Stopped bool
+	// StopReason says why it was stopped, where nobody has asked for that.
+	StopReason string
+	CreatedAt  time.Time
 }
 
 // Wait is why something is not there yet, as the planner said: of a launch, or of a whole deployment where Launch is

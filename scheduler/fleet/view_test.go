@@ -17,6 +17,7 @@ import (
 // viewed builds one deployment with the launches, as their agents report them.
 type viewed struct {
 	stopped  bool
+	why      string                    // it is stopped
 	wanted   map[jobspecs.RoleKind]int // default one mixed
 	launches []cluster.Launch
 	health   map[cluster.LaunchID]*apiv1.Health // of admitted runs; nil health = nothing reported
@@ -47,7 +48,7 @@ func (v viewed) view(t *testing.T) View {
 	if v.wanted == nil {
 		v.wanted = map[jobspecs.RoleKind]int{jobspecs.Mixed: 1}
 	}
-	d := Deployed{Wanted: v.wanted, Stopped: v.stopped, Spec: jobspecs.Deployment{
+	d := Deployed{Wanted: v.wanted, Stopped: v.stopped, StopReason: v.why, Spec: jobspecs.Deployment{
 		Name:  "d",
 		Model: jobspecs.Model{ServedName: "m", Adapters: []jobspecs.Adapter{{Name: "m-law"}}},
 	}}
@@ -72,6 +73,8 @@ func TestModelStates(t *testing.T) {
 	}
 	failed := launch("old", jobspecs.Mixed, cluster.Ended)
 	failed.Failed, failed.EndReason, failed.EndedAt = true, "job 7 ended: exit 1", t0
+	later := launch("a", jobspecs.Mixed, cluster.Ended)
+	later.EndedAt = t0.Add(time.Hour)
 	type health = map[cluster.LaunchID]*apiv1.Health
 	type probes = map[cluster.LaunchID]error
 	tests := []struct {
@@ -83,6 +86,7 @@ func TestModelStates(t *testing.T) {
 		{"ready", viewed{launches: one, health: health{"a": up}, ready: probes{"a": nil}}, "ready", "", 0},
 		{"ready, then silent: gateways probe themselves", viewed{launches: one, health: health{"a": up}, ready: probes{"a": nil}, age: time.Hour}, "ready", "", 0},
 		{"stopped", viewed{stopped: true}, "stopped", "deployment d is stopped", 0},
+		{"stopped by itself", viewed{stopped: true, why: "no request has come for 30m"}, "stopped", "deployment d is stopped: no request has come for 30m", 0},
 		{"zero", viewed{wanted: map[jobspecs.RoleKind]int{jobspecs.Mixed: 0}}, "stopped", "deployment d is scaled to zero", 0},
 		{"nothing yet", viewed{}, "queued", "no replica has been started yet", 10 * time.Second},
 		{"no room", viewed{waits: []Wait{{Deployment: "d", Reason: "no node has 4 free GPUs"}}}, "queued", "no node has 4 free GPUs", 30 * time.Second},
@@ -121,6 +125,22 @@ func TestModelStates(t *testing.T) {
 			"draining",
 			viewed{launches: []cluster.Launch{launch("a", jobspecs.Mixed, cluster.Draining)}, health: health{"a": up}, ready: probes{"a": nil}},
 			"queued", "no replica has been started yet", 10 * time.Second,
+		},
+		{
+			"its job is over, and a limit holds the successor back",
+			viewed{
+				launches: []cluster.Launch{launch("a", jobspecs.Mixed, cluster.Draining), launch("b", jobspecs.Mixed, cluster.Submitted)},
+				health:   health{"a": up}, ready: probes{"a": nil},
+				waits: []Wait{{Deployment: "d", Launch: "b", Reason: "job 11 is pending (QOSMaxJobsPerUserLimit); it starts once job 10 is over", Until: t0.Add(200 * time.Second)}},
+			},
+			"queued", "mixed/0: job 11 is pending (QOSMaxJobsPerUserLimit); it starts once job 10 is over", 200 * time.Second,
+		},
+		{
+			"its job is over, and there was no room for a successor; an older failure explains nothing",
+			viewed{
+				launches: []cluster.Launch{failed, later}, waits: []Wait{{Deployment: "d", Reason: "no room for 1 replica", Until: t0.Add(40 * time.Second)}},
+			},
+			"queued", "no room for 1 replica", 40 * time.Second,
 		},
 	}
 	for _, tt := range tests {

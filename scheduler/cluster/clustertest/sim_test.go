@@ -204,6 +204,70 @@ func TestSimRefusesWhatCannotRun(t *testing.T) {
 	}
 }
 
+// What a cluster with a queue tells of a job: which limit holds it back, what it waits for, and why it ended.
+func TestSimTells(t *testing.T) {
+	t.Parallel()
+	s := NewSim(SimOptions{Nodes: Nodes(3, 1), Walltime: time.Hour, MaxJobs: 2, Remember: 24 * time.Hour})
+	after := func(id, job string, not ...string) cluster.Submission {
+		sub := submission(id, 1)
+		sub.Launch.After, sub.Launch.Exclude = job, not
+		return sub
+	}
+	first := mustSubmit(t, s, submission("a", 1))
+	second := mustSubmit(t, s, after("b", first))
+	third := mustSubmit(t, s, after("c", "", "node0", "node1"))
+	fourth := mustSubmit(t, s, submission("d", 1))
+	look := func(id string) cluster.Job {
+		t.Helper()
+		jobs, err := s.Jobs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range jobs {
+			if j.ID == id {
+				return j
+			}
+		}
+		t.Fatalf("no job %s", id)
+		return cluster.Job{}
+	}
+	s.Advance(time.Minute)
+	for id, want := range map[string]cluster.Job{
+		first:  {State: cluster.JobRunning, Nodes: []string{"node0"}},
+		second: {State: cluster.JobPending}, // it waits for the first one, whatever the limit
+		third:  {State: cluster.JobRunning, Nodes: []string{"node2"}},
+		fourth: {State: cluster.JobPending, Limit: "MaxJobs"},
+	} {
+		if j := look(id); j.State != want.State || j.Limit != want.Limit || !cmp.Equal(j.Nodes, want.Nodes) {
+			t.Errorf("job %s: %+v, want %+v", id, j, want)
+		}
+	}
+	s.Cancel(third, time.Minute)
+	s.Advance(time.Minute)
+	if j := look(third); j.Cause != cluster.EndedCancelled {
+		t.Errorf("cancelled: %+v", j)
+	}
+	if j := look(fourth); j.State != cluster.JobRunning || look(second).State != cluster.JobPending {
+		t.Errorf("while the job before it runs, a follower waits and others do not: %+v, %+v", j, look(second))
+	}
+	s.Preempt(fourth, time.Minute)
+	s.KillNode("node0")
+	s.Advance(time.Minute)
+	if j := look(fourth); j.Cause != cluster.EndedPreempted {
+		t.Errorf("preempted: %+v", j)
+	}
+	if j := look(first); j.Cause != cluster.EndedNodeFailed {
+		t.Errorf("lost with its node: %+v", j)
+	}
+	if j := look(second); j.State != cluster.JobRunning {
+		t.Errorf("the job before it is over: %+v", j)
+	}
+	s.Advance(time.Hour)
+	if j := look(second); j.Cause != cluster.EndedWalltime {
+		t.Errorf("at its limit: %+v", j)
+	}
+}
+
 func TestSimConflicts(t *testing.T) {
 	s := NewSim(SimOptions{Nodes: Nodes(1, 1), Places: true})
 	s.Fail(SubmitCall, Twice)
