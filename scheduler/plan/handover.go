@@ -110,6 +110,15 @@ func (s *sight) began() time.Time {
 	return s.StartedAt
 }
 
+// beganBy is when the launch's job was started at the latest. An agent may tell of its end before anybody has told of its
+// beginning.
+func (p *planner) beganBy(s *sight) time.Time {
+	if began := s.began(); !began.IsZero() {
+		return began
+	}
+	return p.now
+}
+
 // handoverOf works out when a launch is handed over; false = its job has no end.
 func (p *planner) handoverOf(d *deployment, r *role, s *sight) (Handover, bool) {
 	end := s.ends()
@@ -117,13 +126,12 @@ func (p *planner) handoverOf(d *deployment, r *role, s *sight) (Handover, bool) 
 		return Handover{}, false
 	}
 	h := Handover{Launch: s.ID, EndsAt: end, Queue: p.queueWait(d, r), StartUp: p.startUp(d, r)}
-	leave, by := servingOf(d, s).Leave(s.began(), end)
+	began := p.beganBy(s)
+	leave, by := servingOf(d, s).Leave(began, end)
 	h.LeaveBy, h.Drain = leave, by.Sub(leave)
 	h.StartAt = leave.Add(-h.StartUp.Value - h.Queue.Value - p.slack(s, end))
-	if began := s.began(); !began.IsZero() { // a lead longer than that would have successors follow one another without end
-		if half := began.Add(end.Sub(began) / 2); h.StartAt.Before(half) {
-			h.StartAt = half
-		}
+	if half := began.Add(end.Sub(began) / 2); h.StartAt.Before(half) {
+		h.StartAt = half // a lead longer than that would have successors follow one another without end
 	}
 	p.expect(&h, d, r, s)
 	return h, true
@@ -131,11 +139,7 @@ func (p *planner) handoverOf(d *deployment, r *role, s *sight) (Handover, bool) 
 
 // slack is what the successor is started earlier than expected to be needed: clusters start and end jobs up to a minute late.
 func (p *planner) slack(s *sight, end time.Time) time.Duration {
-	slack := p.timing.HandoverSlack
-	if began := s.began(); !began.IsZero() {
-		slack = min(slack, max(end.Sub(began)/20, 0))
-	}
-	return slack
+	return min(p.timing.HandoverSlack, max(end.Sub(p.beganBy(s))/20, 0))
 }
 
 // expect fills in when the successor will serve, and what is without a replica until then.
