@@ -20,6 +20,7 @@ import (
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	"github.com/penstock/penstock/scheduler/accept"
 	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/trunk"
 )
 
 // What travels between a gateway or the controller and an agent.
@@ -101,8 +102,26 @@ func allowed(t spec.Traits) map[string]string {
 // serve serves connections of l until ctx ends, then cuts what is open and waits for it.
 func (p *port) serve(ctx context.Context, l net.Listener, conf *tls.Config) error {
 	var conns sync.WaitGroup
-	srv := &http.Server{
-		Handler:           p,
+	srv := p.server(&conns, p)
+	srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){trunk.Protocol: p.serveTrunk}
+	conf = conf.Clone()
+	conf.NextProtos = []string{trunk.Protocol, "http/1.1"}
+	bounded := accept.Wrap(l, "requests", accept.Limits{}, p.metrics.refused)
+	bounded.Watch(srv)
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer conns.Wait()
+	defer stop()
+	defer srv.Close()
+	if err := srv.Serve(tls.NewListener(bounded, conf)); ctx.Err() == nil {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// server makes a server that counts its open connections in conns.
+func (p *port) server(conns *sync.WaitGroup, h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -116,16 +135,22 @@ func (p *port) serve(ctx context.Context, l net.Listener, conf *tls.Config) erro
 			}
 		},
 	}
-	bounded := accept.Wrap(l, "requests", accept.Limits{}, p.metrics.refused)
-	bounded.Watch(srv)
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer conns.Wait()
-	defer stop()
-	defer srv.Close()
-	if err := srv.Serve(tls.NewListener(bounded, conf)); ctx.Err() == nil {
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	}
-	return nil
+}
+
+// serveTrunk serves the streams of a gateway that sends all of its requests over one connection, until that ends.
+func (p *port) serveTrunk(outer *http.Server, c *tls.Conn, _ http.Handler) {
+	outer.ConnState(c, http.StateActive) // who only counts requests would take it for one that says nothing
+	state := c.ConnectionState()
+	t := trunk.Accepted(c)
+	var running sync.WaitGroup
+	running.Go(func() { _ = t.Run() })
+	inner := p.server(&running, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.TLS = &state
+		p.ServeHTTP(w, r)
+	}))
+	_ = inner.Serve(t)
+	_ = inner.Close()
+	running.Wait()
 }
 
 // admit lets requests through to this engine.

@@ -3,7 +3,9 @@
 //
 // It is no general HTTP client. It speaks only to agents, keeps a pool of connections for each run, so that a port that a
 // later run got never sees an earlier run's requests, has a deadline on every step, compresses nothing and reads no proxy
-// settings. A connection has no goroutine of its own: the caller reads the answer straight from the socket.
+// settings. Where the agent knows trunks, a run's requests share one connection (scheduler/trunk), each with a stream of its
+// own, that is opened at the first request and closed after the last; with other agents each request has a connection, and
+// the caller reads the answer straight from the socket.
 //
 // It does not choose replicas, retry on others, or know keys and models; that is the gateway's.
 package upstream
@@ -14,9 +16,13 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/scheduler/trunk"
 )
 
 // Target is one admitted run of a launch.
@@ -36,8 +42,8 @@ type Options struct {
 	// Plaintext does without TLS. For tests and benchmarks only.
 	Plaintext bool
 
-	MaxIdlePerHost int           // idle connections kept per run; default 256
-	IdleTimeout    time.Duration // an idle connection is not used after so long; default 60 s
+	MaxIdlePerHost int           // idle connections kept per run, without trunks; default 256
+	IdleTimeout    time.Duration // an idle connection or trunk is not used after so long; default 60 s
 	DialTimeout    time.Duration // TCP and TLS together; default 5 s
 	SendTimeout    time.Duration // to hand over a whole request; default 30 s
 }
@@ -60,6 +66,11 @@ type peer struct {
 type pool struct {
 	tls  *tls.Config
 	idle []*conn // youngest last
+
+	trunk   *trunk.Trunk // nil = none yet, or it has ended
+	born    time.Time    // of trunk
+	dialing *dialing     // a trunk is being made
+	single  bool         // the agent does not know trunks
 }
 
 // New returns a Client. It starts nothing.
@@ -74,8 +85,14 @@ func New(opts Options) *Client {
 		opts:  opts,
 		pools: map[peer]*pool{},
 		dialer: net.Dialer{
-			// A node that is gone answers nothing, not even a reset. Streams on it notice within about 12 s.
+			// A node that is gone answers nothing, not even a reset. Streams on it notice within about 12 s, whether there
+			// is something that it should have acknowledged or not.
 			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 6 * time.Second, Interval: 2 * time.Second, Count: 3},
+			Control: func(_, _ string, c syscall.RawConn) error {
+				return c.Control(func(fd uintptr) {
+					_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 12_000)
+				})
+			},
 		},
 	}
 }
@@ -87,9 +104,18 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// connect returns a connection to the run: an idle one that still lives, unless fresh is asked for, else a new one.
+// connect returns a connection to the run: a stream of its trunk, or an idle connection that still lives, unless fresh is
+// asked for, else a new one.
 func (c *Client) connect(ctx context.Context, t Target, fresh bool) (*conn, error) {
 	key := peer{t.Launch, t.Run, t.Address}
+	if !c.opts.Plaintext {
+		if cn, err := c.openStream(ctx, t, key); err != nil {
+			return nil, err
+		} else if cn != nil {
+			cn.reused = cn.carried && !fresh
+			return cn, nil
+		}
+	}
 	for !fresh {
 		cn := c.takeIdle(key)
 		if cn == nil {
@@ -101,7 +127,11 @@ func (c *Client) connect(ctx context.Context, t Target, fresh bool) (*conn, erro
 		}
 		cn.kill()
 	}
-	return c.dial(ctx, t, key)
+	raw, stream, err := c.dial(ctx, t, key)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(key, raw, stream), nil
 }
 
 func (c *Client) takeIdle(key peer) *conn {
@@ -118,53 +148,62 @@ func (c *Client) takeIdle(key peer) *conn {
 	return cn
 }
 
-func (c *Client) dial(ctx context.Context, t Target, key peer) (*conn, error) {
+// dial makes a connection. stream is what is spoken over: TLS, or raw itself.
+func (c *Client) dial(ctx context.Context, t Target, key peer, protocols ...string) (raw *socket, stream net.Conn, err error) {
 	cfg, err := c.tlsConfig(key)
 	if err != nil {
-		return nil, &Error{Target: t, Step: "connect", Err: err}
+		return nil, nil, &Error{Target: t, Step: "connect", Err: err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
 	defer cancel()
 	tcp, err := c.dialer.DialContext(ctx, "tcp", t.Address)
 	if err != nil {
-		return nil, &Error{Target: t, Step: "connect", Err: err}
+		return nil, nil, &Error{Target: t, Step: "connect", Err: err}
 	}
-	raw := newSocket(tcp)
+	raw = newSocket(tcp)
 	if cfg == nil {
-		return newConn(key, raw, raw), nil
+		return raw, raw, nil
 	}
+	cfg = cfg.Clone()
+	cfg.NextProtos = append(protocols, "http/1.1")
 	secure := tls.Client(raw, cfg)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, &Error{Target: t, Step: "connect", Err: err}
+		return nil, nil, &Error{Target: t, Step: "connect", Err: err}
 	}
-	return newConn(key, raw, secure), nil
+	return raw, secure, nil
 }
 
 // tlsConfig returns the run's settings, nil for plaintext.
 func (c *Client) tlsConfig(key peer) (*tls.Config, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	p, err := c.pool(key)
+	if err != nil {
+		return nil, err
+	}
+	return p.tls, nil
+}
+
+// pool returns what is kept of a run, which may be nothing yet. The caller holds the lock.
+func (c *Client) pool(key peer) (*pool, error) {
 	if c.closed {
 		return nil, errClosed
 	}
-	p := c.pools[key]
-	if p == nil {
-		p = &pool{}
-		if !c.opts.Plaintext {
-			if c.opts.TLS == nil {
-				return nil, errNoTLS
-			}
-			cfg := c.opts.TLS(key.launch, key.run)
-			if cfg == nil {
-				return nil, errNoTLS
-			}
-			p.tls = cfg.Clone()
-			p.tls.NextProtos = []string{"http/1.1"}
-		}
-		c.pools[key] = p
+	if p := c.pools[key]; p != nil {
+		return p, nil
 	}
-	return p.tls, nil
+	p := &pool{}
+	if !c.opts.Plaintext {
+		if c.opts.TLS == nil {
+			return nil, errNoTLS
+		}
+		if p.tls = c.opts.TLS(key.launch, key.run); p.tls == nil {
+			return nil, errNoTLS
+		}
+	}
+	c.pools[key] = p
+	return p, nil
 }
 
 var (
@@ -172,8 +211,12 @@ var (
 	errNoTLS  = errors.New("there is no certificate to connect with")
 )
 
-// put keeps a connection for the next request, or closes it.
+// put keeps a connection for the next request, or closes it. A trunk's next stream costs nothing.
 func (c *Client) put(cn *conn) {
+	if cn.carried {
+		cn.kill()
+		return
+	}
 	cn.idleSince = time.Now()
 	c.mu.Lock()
 	p := c.pools[cn.peer]
@@ -194,7 +237,15 @@ func (c *Client) CloseTarget(t Target) {
 	delete(c.pools, key)
 	c.mu.Unlock()
 	if p != nil {
-		closeAll(p.idle)
+		p.close()
+	}
+}
+
+// close closes what is idle, and the trunk with its last stream.
+func (p *pool) close() {
+	closeAll(p.idle)
+	if p.trunk != nil {
+		p.trunk.Retire()
 	}
 }
 
@@ -203,6 +254,7 @@ func (c *Client) Reap() {
 	var old []*conn
 	c.mu.Lock()
 	for _, p := range c.pools {
+		c.reapTrunk(p)
 		n := 0
 		for n < len(p.idle) && time.Since(p.idle[n].idleSince) >= c.opts.IdleTimeout {
 			n++
@@ -221,7 +273,7 @@ func (c *Client) Close() {
 	c.pools, c.closed = map[peer]*pool{}, true
 	c.mu.Unlock()
 	for _, p := range pools {
-		closeAll(p.idle)
+		p.close()
 	}
 }
 

@@ -73,12 +73,21 @@ type conn struct {
 	br     *bufio.Reader
 	err    error // met while reading ahead, and not yet returned
 
+	carried   bool // by a trunk
 	reused    bool
 	idleSince time.Time
 	head      int       // bytes that an answer's header may still take; -1 = no header is being read
 	wait      time.Time // the read deadline that is set
 
 	once sync.Once
+}
+
+// newStream makes one of a trunk's stream, which needs no buffer of its own.
+func newStream(p peer, s net.Conn) *conn {
+	raw := &socket{Conn: s}
+	cn := newConn(p, raw, raw)
+	cn.carried = true
+	return cn
 }
 
 func newConn(p peer, raw *socket, stream net.Conn) *conn {

@@ -96,6 +96,12 @@ type agent struct {
 
 func newAgent(t *testing.T, a *authority, name string, h http.HandlerFunc) *agent {
 	t.Helper()
+	return startAgent(t, a, name, h, func(*http.Server, *tls.Config) {})
+}
+
+// startAgent is newAgent with a change before it starts.
+func startAgent(t *testing.T, a *authority, name string, h http.HandlerFunc, change func(*http.Server, *tls.Config)) *agent {
+	t.Helper()
 	g := &agent{}
 	g.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.requests.Add(1)
@@ -114,6 +120,7 @@ func newAgent(t *testing.T, a *authority, name string, h http.HandlerFunc) *agen
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{a.sign(t, name)}, ClientCAs: a.pool,
 			ClientAuth: tls.RequireAndVerifyClientCert,
 		}
+		change(g.Config, g.TLS)
 		g.StartTLS()
 	}
 	t.Cleanup(g.Close)
