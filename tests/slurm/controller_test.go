@@ -18,7 +18,7 @@ import (
 // TestControllerMoves: the controller is killed and started on another node. Streams through a gateway of its own go on.
 func TestControllerMoves(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, deployment("gpu", "10m"))
+	w := start(t, testbed.Options{}, deployment("gpu", "12h"))
 	before := w.replicas()
 	w.gateway()
 	w.traffic()
@@ -44,7 +44,7 @@ func TestControllerMoves(t *testing.T) {
 // TestSecondController: another node starts a controller on the same state folder.
 func TestSecondController(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, deployment("gpu", "10m"))
+	w := start(t, testbed.Options{}, deployment("gpu", "12h"))
 	before := w.replicas()
 	w.traffic()
 	w.tr.Mark()

@@ -41,7 +41,7 @@ func TestWalltime(t *testing.T) {
 
 // TestPreempted: a job of a higher partition needs the node. Penstock's job is told with TERM and has five seconds.
 func TestPreempted(t *testing.T) {
-	w := start(t, testbed.Options{}, apart(deployment("preempt", "10m", "serving: {drainTimeout: 20s}")))
+	w := start(t, testbed.Options{}, apart(deployment("preempt", "12h", "serving: {drainTimeout: 20s}")))
 	w.traffic()
 	old := w.replicas()
 	w.tr.Mark()
@@ -58,7 +58,7 @@ func TestPreempted(t *testing.T) {
 
 // TestCancelled: somebody ends a job with scancel.
 func TestCancelled(t *testing.T) {
-	w := start(t, testbed.Options{}, deployment("gpu", "10m", "serving: {drainTimeout: 20s}"))
+	w := start(t, testbed.Options{}, deployment("gpu", "12h", "serving: {drainTimeout: 20s}"))
 	w.traffic()
 	victim := w.busiest()
 	w.tr.Mark()

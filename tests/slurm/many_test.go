@@ -18,7 +18,7 @@ func TestManyReplicas(t *testing.T) {
 	w.serve()
 	const replicas = 200
 	begin := time.Now()
-	w.must("run", "--detach", w.file("web", strings.Replace(deployment("gpu", "10m"), "replicas: 2", fmt.Sprint("replicas: ", replicas), 1)))
+	w.must("run", "--detach", w.file("web", strings.Replace(deployment("gpu", "12h"), "replicas: 2", fmt.Sprint("replicas: ", replicas), 1)))
 	w.until("200 jobs wait", func(st installation.Status) bool {
 		n := 0
 		for _, r := range replicasOf(st) {

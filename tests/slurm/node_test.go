@@ -12,7 +12,7 @@ import (
 // TestPowerCut: a node is gone at once, and nobody is told.
 func TestPowerCut(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, apart(deployment("gpu", "10m")))
+	w := start(t, testbed.Options{}, apart(deployment("gpu", "12h")))
 	w.traffic()
 	victim := w.busiest()
 	node := w.nodeOf(victim)
@@ -30,7 +30,7 @@ func TestPowerCut(t *testing.T) {
 // it ends by itself after its orphan time, at the latest.
 func TestLinkCut(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, apart(deployment("gpu", "10m", "serving: {orphanAfter: 90s}")))
+	w := start(t, testbed.Options{}, apart(deployment("gpu", "12h", "serving: {orphanAfter: 90s}")))
 	w.traffic()
 	victim := w.busiest()
 	node := w.nodeOf(victim)
@@ -55,7 +55,7 @@ func TestLinkCut(t *testing.T) {
 // TestOrphan: a node stays cut off, and its replica ends itself after its orphan time.
 func TestOrphan(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, apart(deployment("gpu", "10m", "serving: {orphanAfter: 60s}")))
+	w := start(t, testbed.Options{}, apart(deployment("gpu", "12h", "serving: {orphanAfter: 60s}")))
 	w.traffic()
 	victim := w.busiest()
 	node := w.nodeOf(victim)
@@ -76,7 +76,7 @@ func TestOrphan(t *testing.T) {
 // TestSlurmdRestarted: slurmd is killed and comes back; its jobs don't notice.
 func TestSlurmdRestarted(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, apart(deployment("gpu", "10m")))
+	w := start(t, testbed.Options{}, apart(deployment("gpu", "12h")))
 	w.traffic()
 	before := w.replicas()
 	node := w.nodeOf(before[0])
@@ -97,7 +97,7 @@ func TestInboundDropped(t *testing.T) {
 		w.no(w.bed.Node(n).DropInbound(w.ctx))
 	}
 	w.serve()
-	w.deploy(deployment("gpu", "10m"))
+	w.deploy(deployment("gpu", "12h"))
 	w.connect()
 	w.traffic()
 	w.tr.Finished(w.ctx, 3*traffic.Streams)

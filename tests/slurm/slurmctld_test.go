@@ -13,7 +13,7 @@ import (
 // TestSubmitForgotten: slurmctld dies right after it has acknowledged a submit, so that it knows nothing of the job when it
 // comes back, and gives the job's ID to somebody else.
 func TestSubmitForgotten(t *testing.T) {
-	w := start(t, testbed.Options{}, deployment("gpu", "10m"))
+	w := start(t, testbed.Options{}, deployment("gpu", "12h"))
 	w.traffic()
 	before := w.replicas()
 	w.settle()
@@ -61,7 +61,7 @@ func (w *world) settle() {
 // TestSlurmctldAway: nobody can ask Slurm anything for a minute.
 func TestSlurmctldAway(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, deployment("gpu", "10m"))
+	w := start(t, testbed.Options{}, deployment("gpu", "12h"))
 	w.traffic()
 	before := w.replicas()
 	w.tr.Mark()
@@ -92,7 +92,7 @@ func TestSlurmctldAway(t *testing.T) {
 // TestQueueFull: the cluster is full for minutes. Waiting is no failure.
 func TestQueueFull(t *testing.T) {
 	slow(t)
-	w := start(t, testbed.Options{}, apart(deployment("gpu", "10m")))
+	w := start(t, testbed.Options{}, apart(deployment("gpu", "12h")))
 	id, err := w.bed.RunAs(w.ctx, testbed.Bob, "sbatch", "--parsable", "-p", "gpu", "-N2", "-n2", "--gres=gpu:8", "-o", "/dev/null", "--wrap", "sleep 900")
 	w.no(err)
 	w.traffic()
