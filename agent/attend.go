@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/penstock/penstock/agent/process"
 	"github.com/penstock/penstock/jobspecs"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
@@ -194,10 +193,8 @@ func (r *run) firstToken(ctx context.Context, e *engineRun, limit time.Duration)
 // readSoFar is how many bytes of weights the engine has read, by what the kernel counts or by what the engine says, and
 // whether its output speaks of new progress.
 func (r *run) readSoFar(e *engineRun, lines *lineProgress, total uint64) (bytes uint64, moved bool) {
-	if tree, err := e.proc.Tree(); err == nil {
-		used := process.IO(tree)
-		bytes = max(used.ReadBytes, used.ReadChars)
-	}
+	used := e.usage()
+	bytes = max(used.ReadBytes, used.ReadChars)
 	moved = lines.read(r.kind.Kind(), e.tail.Lines())
 	return max(bytes, uint64(lines.share*float64(total))), moved
 }

@@ -33,6 +33,7 @@ const (
 // engineRun is one start of the engine, from the start of its process to its end.
 type engineRun struct {
 	proc      *process.Process // nil: rank 0 starts the processes of this rank too
+	usage     func() process.Usage // of its whole tree, as far as it can be told; set where it has a process
 	tail      *process.Tail
 	reader    *engine.Reader // nil where this rank answers no HTTP
 	weights   string         // fingerprint of what it loads; empty = not known, or no use for it
@@ -58,7 +59,7 @@ type meeting struct {
 	secret string
 }
 
-// launch starts the engine. n counts the starts of this run.
+// launch starts the engine. n counts the starts of this run. It is the run's begin, except in tests of supervision.
 func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	s, err := r.start(n, m)
 	if err != nil {
@@ -84,6 +85,10 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	e.usage = func() process.Usage {
+		tree, _ := e.proc.Tree()
+		return process.IO(tree)
 	}
 	if r.opts.Rank == 0 {
 		e.reader = r.reader(e.proc, s, key)

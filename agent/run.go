@@ -50,7 +50,8 @@ type run struct {
 	follower *follower    // another rank
 	kv       *cache.Cache // tiers below the engine's own; nil = none
 
-	engine atomic.Pointer[engineRun] // the one that runs now
+	begin  func(n int, m meeting) (*engineRun, error) // starts the engine: launch
+	engine atomic.Pointer[engineRun]                  // the one that runs now
 	tokens atomic.Uint64             // generated and read by the engine, at the last sample
 }
 
@@ -74,6 +75,7 @@ func (a *Agent) newRun(home *controller, adm *admission) (*run, error) {
 	if r.output, err = r.openOutput(); err != nil {
 		return nil, err
 	}
+	r.begin = r.launch
 	r.gather()
 	r.port = newPort(portOptions{
 		launch: a.opts.Join.Launch, run: a.opts.Run, epoch: adm.epoch, traits: r.traits, metrics: a.metrics,

@@ -96,7 +96,7 @@ func (r *run) once(ctx context.Context, n int) verdict {
 	if err != nil {
 		return r.blame(verdict{err: err})
 	}
-	e, err := r.launch(n, m)
+	e, err := r.begin(n, m)
 	if err != nil {
 		return verdict{err: err}
 	}
