@@ -19,7 +19,7 @@ type suite struct {
 }
 
 // whole are the folders of tests that start the whole program; they are suites of their own.
-var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench", "tests/slurm"}
+var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench", "tests/slurm", "tests/s3"}
 
 var quickSuites = []suite{
 	{
@@ -28,12 +28,17 @@ var quickSuites = []suite{
 	},
 	{Name: "script", About: "every command of the real program", Packages: []string{"./tests/script"}, Timeout: 6 * time.Minute},
 	{Name: "engine", About: "a real engine with real KV cache", Packages: []string{"./tests/engine"}, Timeout: 6 * time.Minute},
+	{Name: "s3", About: "the object tier on versitygw, with faults between", Packages: []string{"./tests/s3"}, Timeout: 10 * time.Minute},
 	{Name: "openai", About: "the npm openai client", Packages: []string{"./tests/openai"}, Timeout: 5 * time.Minute},
 	{Name: "attack", About: "a second user on the same machine", Packages: []string{"./tests/attack"}, Timeout: 5 * time.Minute},
 	{Name: "slurm", About: "a real Slurm cluster in namespaces", Packages: []string{"./tests/slurm/..."}, Timeout: 5 * time.Minute},
 }
 
 var slowSuites = []suite{
+	{
+		Name: "minio", About: "the object tier on MinIO, which is built at first",
+		Packages: []string{"./tests/s3"}, Env: []string{"PENSTOCK_TEST_S3=minio"}, Timeout: 40 * time.Minute,
+	},
 	{
 		Name: "race", About: "every package under the race detector",
 		Packages: []string{"./..."}, Without: whole, Args: []string{"-race"}, Timeout: 25 * time.Minute,
