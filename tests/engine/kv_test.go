@@ -41,7 +41,13 @@ type scored struct {
 
 func score(ctx context.Context, t *testing.T, c *installation.Client, prompt string) (s scored) {
 	t.Helper()
-	resp, err := c.Post(ctx, "/completions", map[string]any{"model": "induction", "prompt": prompt, "temperature": 0, "max_tokens": 24, "logprobs": 1})
+	body := map[string]any{"model": "induction", "prompt": prompt, "temperature": 0, "max_tokens": 24, "logprobs": 1}
+	resp, err := c.Post(ctx, "/completions", body)
+	for err == nil && resp.StatusCode == http.StatusServiceUnavailable { // ready, and the gateway's own probe is still to come
+		resp.Body.Close()
+		time.Sleep(50 * time.Millisecond)
+		resp, err = c.Post(ctx, "/completions", body)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
