@@ -216,7 +216,7 @@ func (p *planner) handOver(d *deployment, r *role, current []*sight) {
 		next := s.successor
 		leave := !p.now.Before(h.LeaveBy)
 		switch {
-		case next != nil && next.health == serving && !next.draining():
+		case next != nil && next.health == serving && !next.draining() && (leave || p.settled(next)):
 			p.leave(d, s, h, "its successor %s is ready; job %s ends at %s", next.ID, s.Job, clock(h.EndsAt))
 		case leave && next != nil:
 			p.leave(d, s, h, "job %s ends at %s; its successor %s is not ready", s.Job, clock(h.EndsAt), next.ID)
@@ -241,6 +241,11 @@ func (p *planner) handovers(d *deployment, r *role) (list []Handover) {
 		}
 	}
 	return list
+}
+
+// settled: the launch has been ready for long enough that gateways have found it ready too, each by a probe of its own.
+func (p *planner) settled(s *sight) bool {
+	return !s.ReadyAt.IsZero() && p.now.Sub(s.ReadyAt) >= p.timing.TakeOver
 }
 
 // leave drains a predecessor, and is done before its job's time is over.

@@ -111,6 +111,8 @@ type Timing struct {
 	// QueueWait (default 15m) and StartUp (default 5m) are expected of a successor as long as too little was learned.
 	// HandoverSlack: it is started so much earlier than expected to be needed. Default 1m; a twentieth of a short job's time.
 	QueueWait, StartUp, HandoverSlack time.Duration
+	// TakeOver: a predecessor leaves when its successor has been ready for so long. Default 5s.
+	TakeOver time.Duration
 	// LimitMemory: a limit that has held a successor back is taken to hold the next one back for so long. Default 24h.
 	LimitMemory time.Duration
 	// ExcludeFor: a node that has killed launches gets none for so long. Default 1h.
@@ -130,6 +132,7 @@ func (t Timing) withDefaults() Timing {
 	t.QueueWait = orDefault(t.QueueWait, 15*time.Minute)
 	t.StartUp = orDefault(t.StartUp, 5*time.Minute)
 	t.HandoverSlack = orDefault(t.HandoverSlack, time.Minute)
+	t.TakeOver = orDefault(t.TakeOver, 5*time.Second)
 	t.LimitMemory = orDefault(t.LimitMemory, 24*time.Hour)
 	t.ExcludeFor = orDefault(t.ExcludeFor, time.Hour)
 	return t
