@@ -28,7 +28,7 @@ func TestSpaceTellsLayoutsApart(t *testing.T) {
 	if NewSpace(base, "t") == NewSpace(base, "u") || NewSpace(base, "") == NewSpace(base, "t") {
 		t.Error("tenants meet")
 	}
-	if NewSpace(base, "t") != NewSpace(base, "t") {
+	if again := base; NewSpace(again, "t") != NewSpace(base, "t") {
 		t.Error("a space is not a function of its layout and tenant")
 	}
 }

@@ -109,6 +109,22 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// TestLargeBlock: a block that is larger than the whole queue goes down too.
+func TestLargeBlock(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, rigOptions{host: 1 << 20, below: 1 << 20, tier: Tier{Write: Through, QueueBytes: 1000}})
+	if err := r.put(t, 1, 5, chainHint(0)); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	if got, err := get(t, r.below, 1); got != 5 {
+		t.Errorf("%d, %v", got, err)
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // slow is a tier that counts reads, and keeps what it has read until the gate opens.
 type slow struct {
 	kvstore.Store

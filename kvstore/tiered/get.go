@@ -52,7 +52,7 @@ func (s *Store) fetch(ctx context.Context, k kvstore.Key, changes uint64, lost e
 		b, err := l.get(ctx, k)
 		switch {
 		case err == nil:
-			s.promote(ctx, k, b, changes)
+			s.promote(ctx, l, k, b, changes)
 			return b, nil
 		case !kvstore.IsMiss(err):
 			return nil, err
@@ -125,13 +125,13 @@ func (s *Store) changes(k kvstore.Key) uint64 {
 	return st.changes
 }
 
-// promote stores a block in the first tier, unless its key has been changed since it was looked for.
-func (s *Store) promote(ctx context.Context, k kvstore.Key, b *kvstore.Block, changes uint64) {
+// promote stores a tier's block in the first tier, unless its key has been changed since it was looked for.
+func (s *Store) promote(ctx context.Context, l *lane, k kvstore.Key, b *kvstore.Block, changes uint64) {
 	st := s.stripeOf(k)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.changes == changes && s.first.Put(ctx, k, b, kvstore.Hint{}) == nil {
-		s.promoted.Add(1)
+		l.promoted.Add(1)
 	}
 }
 

@@ -33,6 +33,7 @@ type lane struct {
 // counters count what happened to blocks on their way down.
 type counters struct {
 	moved, movedBytes, there     atomic.Int64 // written; found to be there already
+	promoted                     atomic.Int64 // read, and stored in the first tier
 	full, failed, corrupt, ended atomic.Int64 // dropped: no room in the queue or the tier, the tier's error, bad bytes, the end
 }
 
@@ -68,7 +69,7 @@ func (l *lane) offer(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) {
 	case l.closed:
 		l.ended.Add(1)
 	case newest != nil && newest.block != nil && newest.sum == b.Sum():
-	case l.bytes+int64(b.Len()) > l.tier.QueueBytes:
+	case l.bytes > 0 && l.bytes+int64(b.Len()) > l.tier.QueueBytes: // one alone always fits
 		l.full.Add(1)
 	default:
 		l.bytes += int64(b.Len())

@@ -194,7 +194,7 @@ func (m *many) take(ctx context.Context, l *lane, o own, b *kvstore.Block) error
 		m.s.flights.finish(k, o.flight, nil, kvstore.ErrNotFound, true)
 		return nil
 	}
-	m.s.promote(ctx, k, b, o.changes)
+	m.s.promote(ctx, l, k, b, o.changes)
 	m.s.flights.finish(k, o.flight, b, nil, m.s.changes(k) != o.changes)
 	return m.give(o.i, b)
 }

@@ -40,7 +40,7 @@ type Tier struct {
 	Name  string // for logs and metrics; "" = the tier's word in the store's Stats
 	Write Write
 	// QueueBytes bounds what waits to be written; 0 = 256 MiB, or an eighth of the budget of the tier above if that is
-	// less. It is memory of the tier above that is not free yet.
+	// less; one block always finds room. It is memory of the tier above that is not free yet.
 	QueueBytes int64
 	// Workers is how many blocks are written at one time; 0 = 4.
 	Workers int
@@ -82,14 +82,14 @@ func (t Tier) withDefaults(above kvstore.Stats) Tier {
 // Store is the composition.
 type Store struct {
 	first   kvstore.Store
+	name    string  // of the first
 	lanes   []*lane // to the tiers below the first
 	flights flights
 	stripes [stripes]stripe
-	log     zerolog.Logger
 	closed  atomic.Bool
 
-	hits, misses, puts, drops, deleted, promoted atomic.Int64
-	readBytes, writtenBytes                      atomic.Int64
+	hits, misses, puts, drops, deleted atomic.Int64
+	readBytes, writtenBytes            atomic.Int64
 }
 
 var _ kvstore.Store = (*Store)(nil)
@@ -112,7 +112,7 @@ func New(log zerolog.Logger, tiers ...Tier) (*Store, error) {
 	if len(tiers) == 0 {
 		return nil, errors.New("a tiered store needs a tier")
 	}
-	s := &Store{first: tiers[0].Store, log: log}
+	s := &Store{first: tiers[0].Store, name: tiers[0].withDefaults(kvstore.Stats{}).Name}
 	s.flights.open = map[kvstore.Key]*flight{}
 	above := tiers[0].Store
 	for _, t := range tiers[1:] {
