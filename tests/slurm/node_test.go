@@ -1,6 +1,7 @@
 package slurm
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -89,7 +90,7 @@ func TestSlurmdRestarted(t *testing.T) {
 	w.finish(9, "slurmd killed and started again", "no replica changed")
 }
 
-// TestInboundDropped: login can't dial compute. Requests ride the connections that agents have made.
+// TestInboundDropped: login can't dial compute. That is said, and is no failure of the replicas: they serve as soon as it can.
 func TestInboundDropped(t *testing.T) {
 	slow(t)
 	w := setup(t, testbed.Options{})
@@ -97,11 +98,26 @@ func TestInboundDropped(t *testing.T) {
 		w.no(w.bed.Node(n).DropInbound(w.ctx))
 	}
 	w.serve()
-	w.deploy(deployment("gpu", "12h"))
+	w.must("run", "--detach", w.file("web", deployment("gpu", "12h")))
+	w.until("the controller can't dial the replicas", func(st installation.Status) bool {
+		n := 0
+		for _, r := range replicasOf(st) {
+			if r.State == "started" && strings.Contains(r.Reason, "connect to launch") {
+				n++
+			}
+		}
+		return n == 2
+	})
+	before := w.replicas()
+	for n := 1; n <= testbed.Nodes; n++ {
+		w.no(w.bed.Node(n).AllowInbound(w.ctx))
+	}
+	w.until("both replicas are ready", ready(2))
+	w.same(before)
 	w.connect()
 	w.traffic()
 	w.tr.Finished(w.ctx, 3*traffic.Streams)
-	w.finish(10, "dialling from login to nodes is dropped", "")
+	w.finish(10, "dialling from login to nodes is dropped, later allowed", "not served until it is allowed; the reason is in `status`")
 }
 
 // same fails the test where replicas were replaced.

@@ -10,12 +10,16 @@
 package slurm
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/tests/installation"
+	"github.com/penstock/penstock/tests/slurm/testbed"
 )
 
 var (
@@ -24,8 +28,19 @@ var (
 	release = flag.String("release", "", "Slurm release of the bed: 24.11 or 26.05; default: this machine's own")
 )
 
+// noRelease is why the wanted release of Slurm cannot be had: then only TestRelease is run, which says so.
+var noRelease error
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if os.Getuid() == 0 && *release != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+		noRelease = testbed.Prepare(ctx, *release)
+		cancel()
+	}
+	if noRelease != nil {
+		_ = flag.Set("test.run", "^TestRelease$")
+	}
 	code := m.Run()
 	installation.RemoveBuild()
 	if code == 0 && *update {
@@ -35,6 +50,22 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// TestRelease: the bed has the release of Slurm that was asked for.
+func TestRelease(t *testing.T) {
+	if errors.Is(noRelease, testbed.ErrNoRelease) {
+		t.Skip(noRelease)
+	}
+	if noRelease != nil {
+		t.Fatal(noRelease)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := testbed.ForTest(ctx, t, testbed.Options{Version: *release})
+	if *release != "" && b.Release() != *release {
+		t.Errorf("the bed has Slurm %s", b.Release())
+	}
 }
 
 // slow skips a test that is not among the three of `make test`.

@@ -21,6 +21,7 @@ import (
 
 func main() {
 	slow := flag.Bool("slow", false, "run the suites of `make test-slow`")
+	onSlurm := flag.Bool("slurm", false, "run the suites of `make test-slurm`")
 	only := flag.String("only", "", "run only the suite of this name")
 	verbose := flag.Bool("v", false, "print every test")
 	flag.Parse()
@@ -32,6 +33,9 @@ func main() {
 	suites := quickSuites
 	if *slow {
 		suites = slowSuites
+	}
+	if *onSlurm {
+		suites = slurmSuites
 	}
 	os.Exit(runAll(suites, *only, *verbose, allowed))
 }

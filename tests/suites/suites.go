@@ -21,6 +21,13 @@ type suite struct {
 // whole are the folders of tests that start the whole program; they are suites of their own.
 var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench", "tests/slurm", "tests/s3"}
 
+// slurm is tested on a bed of namespaces; its tests wait most of the time.
+var (
+	slurm       = []string{"./tests/slurm"}
+	threeFaults = []string{"-parallel=6", "-run=^(TestRelease|TestConforms|TestInside|TestCancelled|TestPreempted|TestSubmitForgotten)$"}
+	allFaults   = []string{"-parallel=6", "-faults=all"}
+)
+
 var quickSuites = []suite{
 	{
 		Name: "packages", About: "every package, the layers, the wire",
@@ -31,7 +38,8 @@ var quickSuites = []suite{
 	{Name: "s3", About: "the object tier on versitygw, with faults between", Packages: []string{"./tests/s3"}, Timeout: 10 * time.Minute},
 	{Name: "openai", About: "the npm openai client", Packages: []string{"./tests/openai"}, Timeout: 5 * time.Minute},
 	{Name: "attack", About: "a second user on the same machine", Packages: []string{"./tests/attack"}, Timeout: 5 * time.Minute},
-	{Name: "slurm", About: "a real Slurm cluster in namespaces", Packages: []string{"./tests/slurm/..."}, Timeout: 5 * time.Minute},
+	{Name: "slurmbed", About: "the bed of namespaces for a real Slurm", Packages: []string{"./tests/slurm/testbed"}, Timeout: 5 * time.Minute},
+	{Name: "slurm", About: "a real Slurm: conformance and three faults", Packages: slurm, Args: threeFaults, Timeout: 8 * time.Minute},
 }
 
 var slowSuites = []suite{
@@ -44,6 +52,18 @@ var slowSuites = []suite{
 		Packages: []string{"./..."}, Without: whole, Args: []string{"-race"}, Timeout: 25 * time.Minute,
 	},
 	{Name: "faults", About: "faults under content-checked streams", Packages: []string{"./tests/faults"}, Timeout: 20 * time.Minute},
+	{Name: "slurm", About: "a real Slurm: conformance and every fault", Packages: slurm, Args: allFaults, Timeout: 40 * time.Minute},
+	{
+		Name: "slurm-24.11", About: "Slurm 24.11: conformance and three faults", Packages: slurm,
+		Args: append([]string{"-release=24.11"}, threeFaults...), Timeout: 20 * time.Minute,
+	},
+}
+
+// slurmSuites are all faults on all releases.
+var slurmSuites = []suite{
+	{Name: "slurm", About: "Slurm of this machine", Packages: slurm, Args: allFaults, Timeout: 40 * time.Minute},
+	{Name: "slurm-24.11", About: "Slurm 24.11", Packages: slurm, Args: append([]string{"-release=24.11"}, allFaults...), Timeout: 60 * time.Minute},
+	{Name: "slurm-26.05", About: "Slurm 26.05", Packages: slurm, Args: append([]string{"-release=26.05"}, allFaults...), Timeout: 60 * time.Minute},
 }
 
 // packages resolves the patterns and leaves out what Without names.

@@ -20,6 +20,12 @@ var ErrNoRelease = errors.New("this release of Slurm cannot be had")
 // Versions lists what Options.Version may name.
 func Versions() []string { return []string{"24.11", "26.05"} }
 
+// Prepare makes what beds of a release need, where it has not been made yet, which takes minutes. ErrNoRelease: it cannot be had.
+func Prepare(ctx context.Context, version string) error {
+	_, err := rootOf(ctx, version)
+	return err
+}
+
 // rootOf returns the chroot that holds a release of Slurm, and makes it where it has not been made yet: about two minutes
 // and half a gigabyte, in the user's cache folder.
 func rootOf(ctx context.Context, version string) (string, error) {
