@@ -246,8 +246,8 @@ type Detail struct {
 	Packs, Packed int   // packs that are known, and blocks in them
 	Waiting       int   // bytes that wait for their pack to be sent
 	Same          int64 // puts of what was there already
-	Retried       int64 // requests that were sent again, hedged ones among them
-	Hedged        int64
+	Retried       int64 // requests that were sent again after a failure
+	Hedged        int64 // reads that were sent twice, since the first answer was late
 	Opened        int64 // how often the bucket was left alone
 	Open          bool  // it is now
 }

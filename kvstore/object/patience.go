@@ -21,6 +21,7 @@ type patience struct {
 
 	mu      sync.Mutex
 	tokens  float64       // for asking again
+	doubles float64       // for asking twice
 	usual   time.Duration // within which nineteen of twenty reads have begun to answer
 	failed  int           // in a row
 	until   time.Time     // the circuit is open
@@ -36,6 +37,8 @@ const (
 	tries        = 3
 	mostTokens   = 20
 	tokenPerCall = 0.1 // so that a bucket in trouble gets a tenth more requests, not thrice as many
+	mostDoubles  = 5
+	twicePerCall = 0.05 // so that no more than one of twenty reads is sent twice
 	failures     = 5   // in a row, then the circuit opens
 	longestWait  = time.Minute
 	firstHedge   = 50 * time.Millisecond
@@ -45,7 +48,7 @@ const (
 func newPatience(workers int, timeout, cooldown time.Duration) *patience {
 	return &patience{
 		reads: make(chan struct{}, workers), writes: make(chan struct{}, workers), timeout: timeout, cooldown: cooldown,
-		tokens: mostTokens, usual: 200 * time.Millisecond, wait: cooldown,
+		tokens: mostTokens, doubles: 1, usual: 200 * time.Millisecond, wait: cooldown,
 	}
 }
 
@@ -158,8 +161,7 @@ func once[T any](ctx context.Context, p *patience, slots chan struct{}, size int
 				return o.v, o.err
 			}
 		case <-late:
-			if late = nil; p.take() && start(ctx, p, slots, r, do) == nil {
-				p.note(&p.hedged)
+			if late = nil; p.twice() && start(ctx, p, slots, r, do) == nil {
 				running++
 			}
 		case <-ctx.Done():
@@ -216,6 +218,7 @@ func (p *patience) learn(ctx context.Context, err error, took time.Duration) {
 	case answered:
 		p.failed, p.until, p.wait = 0, time.Time{}, p.cooldown
 		p.tokens = min(mostTokens, p.tokens+tokenPerCall)
+		p.doubles = min(mostDoubles, p.doubles+twicePerCall)
 		if took > p.usual { // a running estimate of the 95th percentile
 			p.usual += p.usual / 20
 		} else {
@@ -243,10 +246,16 @@ func (p *patience) take() bool {
 	return true
 }
 
-func (p *patience) note(n *int64) {
+// twice spends what asking twice costs.
+func (p *patience) twice() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	*n++
+	if p.doubles < 1 {
+		return false
+	}
+	p.doubles--
+	p.hedged++
+	return true
 }
 
 // late is when an answer of a size is later than usual.

@@ -49,6 +49,9 @@
 // kv: Put and Get of package kvstore/mem, in a store that is full, against copying the same bytes; what a million stored
 // blocks cost beside their bytes; and with -trace the hit ratios of a trace against goals and the clairvoyant.
 //
+// object: the object tier of package kvstore/object over a versitygw of its own against bare minio-go with the same blocks and
+// parallelism; small blocks that are packed, put until they are durable and read in one call, against one object each.
+//
 // On a machine that others use, figures of tails say more about them than about Penstock. -priority (root) has everything
 // that is measured, and its reference, run before the others' work.
 //
@@ -90,7 +93,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"disk", benchDisk}, {"kv", benchKV}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"disk", benchDisk}, {"kv", benchKV}, {"object", benchObject}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -114,7 +117,7 @@ func parse() (*options, error) {
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,disk,kv")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,disk,kv,object")
 	flag.Parse()
 	var err error
 	for _, path := range []*string{&o.penstock, &o.profile, &o.trace} {
