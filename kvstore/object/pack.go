@@ -107,15 +107,20 @@ func (s *Store) trySend(p *pack) {
 	}
 }
 
-// send begins to send a pack as soon as a sender is free.
+// send begins to send a pack as soon as a sender is free. A bucket to which others have not got rid of theirs for so long costs
+// a drop.
 func (s *Store) send(ctx context.Context, p *pack) error {
-	if s.patience.closed() { // what would be sent is lost; the next to come fills another one
+	if s.patience.closed() {
 		return errOpen
 	}
+	patience := time.NewTimer(s.opts.Timeout)
+	defer patience.Stop()
 	select {
 	case s.senders <- struct{}{}:
 		s.launch(p)
 		return nil
+	case <-patience.C:
+		return fmt.Errorf("%w: %w", kvstore.ErrUnavailable, errSlow)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
