@@ -152,6 +152,7 @@ type KV struct {
 	Host        Bytes     `yaml:"host,omitempty"`        // host memory per node
 	Disk        KVDisk    `yaml:"disk,omitempty"`
 	Object      *KVObject `yaml:"object,omitempty"`
+	KeyFile     string    `yaml:"keyFile,omitempty"` // 0600; its keys encrypt what leaves the job's memory
 }
 
 // KVDisk is a node-local folder for KV blocks.
@@ -165,6 +166,7 @@ type KVObject struct {
 	URL             string `yaml:"url"`
 	Endpoint        string `yaml:"endpoint,omitempty"`        // host:port of an S3-compatible server
 	CredentialsFile string `yaml:"credentialsFile,omitempty"` // 0600; never the secret itself
+	CAFile          string `yaml:"caFile,omitempty"`          // PEM, of a server with a certificate of the site's own
 	Size            Bytes  `yaml:"size,omitempty"`
 }
 

@@ -124,7 +124,9 @@ var rules = map[string]rule{
 	"kv.object.url":             {doc: "Store: s3://BUCKET/PREFIX or file:///FOLDER.", required: true, form: objectURL},
 	"kv.object.endpoint":        {doc: "HOST:PORT of an S3-compatible server. Default: AWS.", form: hostPort},
 	"kv.object.credentialsFile": {doc: "File (0600) with the credentials.", form: absolute},
+	"kv.object.caFile":          {doc: "PEM file with the CA of the server, where it is not one that the system knows.", form: absolute},
 	"kv.object.size":            {doc: "Most bytes in it. Default: no bound."},
+	"kv.keyFile":                {doc: "File (0600) with the keys that encrypt blocks on disk and in the object store. Default: they lie in the clear.", form: absolute},
 
 	"slo":      {doc: "What clients should see."},
 	"slo.ttft": {doc: "Time to first token."},

@@ -110,6 +110,9 @@ func (c *checker) kv(kv KV) {
 	if o := kv.Object; o != nil && o.Endpoint != "" && strings.HasPrefix(o.URL, "file:") && c.clean("kv.object") {
 		c.addf("kv.object.endpoint", "leave it out", "a file:// store has no endpoint")
 	}
+	if kv.KeyFile != "" && kv.Disk.Path == "" && kv.Object == nil && c.clean("kv.keyFile", "kv.disk", "kv.object") {
+		c.addf("kv.keyFile", "name kv.disk or kv.object, or leave it out", "there is nothing to encrypt")
+	}
 }
 
 func (c *checker) lifetime(d Deployment) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +19,9 @@ import (
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/kvstore"
 	"github.com/penstock/penstock/kvstore/disk"
+	"github.com/penstock/penstock/kvstore/keyring"
 	"github.com/penstock/penstock/kvstore/mem"
+	"github.com/penstock/penstock/kvstore/object"
 	"github.com/penstock/penstock/kvstore/tiered"
 )
 
@@ -39,16 +42,20 @@ const folders = 64
 // openWithin bounds how long the blocks of earlier runs are looked through.
 const openWithin = time.Minute
 
+// closeWithin bounds what is still sent at the end.
+const closeWithin = 10 * time.Second
+
 // Cache is the tiers of one run.
 type Cache struct {
-	log   zerolog.Logger
-	host  *mem.Store
-	disk  *disk.Store // nil = none
-	store *tiered.Store
+	log    zerolog.Logger
+	host   *mem.Store
+	disk   *disk.Store   // nil = none
+	object *object.Store // nil = none
+	store  *tiered.Store
 }
 
 // Wanted says whether a deployment asks for any tier.
-func Wanted(kv jobspecs.KV) bool { return kv.Host > 0 || kv.Disk.Path != "" }
+func Wanted(kv jobspecs.KV) bool { return kv.Host > 0 || kv.Disk.Path != "" || kv.Object != nil }
 
 // Open opens the tiers. It starts nothing but what reads the disk. What is below host memory may be missing afterwards: a disk
 // that can't be used costs its tier, and is logged.
@@ -57,16 +64,32 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 	if host == 0 {
 		host = smallHost
 	}
+	var keys *keyring.Ring
+	if o.Tiers.KeyFile != "" {
+		var err error
+		if keys, err = keyring.Open(o.Tiers.KeyFile); err != nil {
+			return nil, err // in the clear is not what was asked for
+		}
+	}
 	c := &Cache{log: o.Log, host: mem.New(mem.Options{Bytes: host})}
 	tiers := []tiered.Tier{{Store: c.host}}
+	// Both are written at once: a job may be killed without a word, and its successor is to find what it had.
 	if o.Tiers.Disk.Path != "" {
-		d, err := openDisk(ctx, o, c.host)
+		d, err := openDisk(ctx, o, c.host, keys)
 		if err != nil {
 			o.Log.Warn().Err(err).Msg("this run has no KV tier on disk")
 		} else {
 			c.disk = d
-			// Written at once: a job may be killed without a word, and its successor is to find what it had.
 			tiers = append(tiers, tiered.Tier{Store: d, Write: tiered.Through})
+		}
+	}
+	if o.Tiers.Object != nil {
+		s, err := openObject(ctx, o, c.host, keys)
+		if err != nil {
+			o.Log.Warn().Err(err).Msg("this run has no KV tier in an object store")
+		} else {
+			c.object = s
+			tiers = append(tiers, tiered.Tier{Store: s, Write: tiered.Through})
 		}
 	}
 	store, err := tiered.New(o.Log, tiers...)
@@ -78,14 +101,14 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 }
 
 // openDisk takes the first of the owner's folders that no other run has: the one with the blocks of the run before us.
-func openDisk(ctx context.Context, o Options, alloc kvstore.Allocator) (*disk.Store, error) {
+func openDisk(ctx context.Context, o Options, alloc kvstore.Allocator, keys *keyring.Ring) (*disk.Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, openWithin)
 	defer cancel()
 	var first error
 	for n := range folders {
 		d, err := disk.Open(ctx, disk.Options{
 			Dir:    filepath.Join(o.Tiers.Disk.Path, o.Owner+"-"+strconv.Itoa(n)),
-			Budget: int64(o.Tiers.Disk.Size), Alloc: alloc, Log: o.Log,
+			Budget: int64(o.Tiers.Disk.Size), Alloc: alloc, Keys: keys, Log: o.Log,
 		})
 		if err == nil || !errors.Is(err, disk.ErrInUse) {
 			return d, err
@@ -96,6 +119,31 @@ func openDisk(ctx context.Context, o Options, alloc kvstore.Allocator) (*disk.St
 		}
 	}
 	return nil, fmt.Errorf("each of the %d folders of %s is in use: %w", folders, o.Owner, first)
+}
+
+// openObject opens the shared store. Servers that are not AWS are asked in the path style, which all of them know.
+func openObject(ctx context.Context, o Options, alloc kvstore.Allocator, keys *keyring.Ring) (*object.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, openWithin)
+	defer cancel()
+	spec := o.Tiers.Object
+	endpoint := spec.Endpoint
+	if endpoint != "" && !strings.Contains(endpoint, "://") {
+		endpoint = "https://" + endpoint
+	}
+	return object.Open(ctx, object.Options{
+		URL: spec.URL, Endpoint: endpoint, PathStyle: endpoint != "", CredentialsFile: spec.CredentialsFile, CAFile: spec.CAFile,
+		Budget: int64(spec.Size), Alloc: alloc, Keys: keys, Log: o.Log,
+	})
+}
+
+// Describe writes down in the object store what a space is, for people who look there.
+func (c *Cache) Describe(ctx context.Context, l kvstore.Layout, tenant string) {
+	if c.object == nil {
+		return
+	}
+	if err := c.object.Describe(ctx, l, tenant); err != nil {
+		c.log.Debug().Err(err).Msg("the object store's manifest was not written")
+	}
 }
 
 // Store is the composition.
@@ -112,17 +160,23 @@ func (c *Cache) Run(ctx context.Context) {
 	if c.disk != nil {
 		parts.Go(func() { _ = c.disk.Run(ctx) })
 	}
+	if c.object != nil {
+		parts.Go(func() { _ = c.object.Run(ctx) })
+	}
 }
 
 // Flush writes to the lowest tier what it does not have, until the context ends. It is for the end of a job, before Close.
 func (c *Cache) Flush(ctx context.Context) {
-	if c.disk == nil {
+	if c.disk == nil && c.object == nil {
 		return
 	}
 	begun := time.Now()
 	done, err := c.store.Flush(ctx, nil)
-	if err == nil {
-		err = c.disk.Sync(ctx)
+	if c.disk != nil {
+		err = errors.Join(err, c.disk.Sync(ctx))
+	}
+	if c.object != nil {
+		err = errors.Join(err, c.object.Sync(ctx))
 	}
 	l := c.log.Info()
 	if err != nil || done.Left || done.Failed > 0 {
@@ -136,6 +190,11 @@ func (c *Cache) Close() error {
 	var errs []error
 	if c.store != nil {
 		errs = append(errs, c.store.Close())
+	}
+	if c.object != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
+		defer cancel()
+		errs = append(errs, c.object.Close(ctx))
 	}
 	if c.disk != nil {
 		errs = append(errs, c.disk.Close())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/keyring"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -98,6 +99,39 @@ func TestUnusableDisk(t *testing.T) {
 	c.Flush(ctx)
 	if !has(t, c, 1) {
 		t.Error("host memory has nothing either")
+	}
+}
+
+// TestAnotherClusterIsWarm: what is flushed to the object store is there for a run elsewhere, whose disk and memory are empty;
+// encrypted by one line, and of no use without the key.
+func TestAnotherClusterIsWarm(t *testing.T) {
+	bucket := jobspecs.KVObject{URL: "file://" + filepath.Join(t.TempDir(), "bucket")}
+	_, text := keyring.New()
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kv := func() jobspecs.KV {
+		return jobspecs.KV{Disk: jobspecs.KVDisk{Path: filepath.Join(t.TempDir(), "kv"), Size: 16 << 20}, Object: &bucket, KeyFile: keys}
+	}
+	first, stop := live(t, kv())
+	put(t, first, 1)
+	first.Flush(t.Context())
+	stop()
+	next, stop := live(t, kv())
+	if !has(t, next, 1) {
+		t.Error("the next run has nothing")
+	}
+	stop()
+	clear := kv()
+	clear.KeyFile = ""
+	without, stop := live(t, clear)
+	defer stop()
+	if has(t, without, 1) {
+		t.Error("without its key a block is there")
+	}
+	if _, err := Open(t.Context(), Options{Tiers: jobspecs.KV{Object: &bucket, KeyFile: keys + "none"}, Owner: "x", Log: zerolog.Nop()}); err == nil {
+		t.Error("without the key file blocks are written in the clear")
 	}
 }
 

@@ -17,10 +17,10 @@ import (
 // and samples evenly over the rest: a training step or a merged adapter changes nearly all tensors.
 const (
 	wholeFile  = 64 << 20
-	headBytes  = 16 << 20
+	headBytes  = 4 << 20
 	tailBytes  = 1 << 20
 	sampleSize = 64 << 10
-	samples    = 256 // over all files together
+	samples    = 128 // over all files together
 )
 
 // Fingerprint tells weights apart by what is in them: a file, or a folder with all its files but the hidden ones. Names
@@ -42,7 +42,7 @@ func Fingerprint(path string) (string, error) {
 		if info.IsDir() {
 			name = filepath.Base(f)
 		}
-		if err := digest(h, f, name, max(samples/len(files), 8)); err != nil {
+		if err := digest(h, f, name, max(samples/len(files), 4)); err != nil {
 			return "", fmt.Errorf("fingerprint of the weights: %w", err)
 		}
 	}

@@ -109,8 +109,8 @@ func Advice(d jobspecs.Deployment) (notes jobspecs.Errors) {
 	if d.KV.Disk.Path != "" && d.Engine.Kind != jobspecs.LlamaCpp {
 		notes = append(notes, problem("kv.disk", "", "this release has a disk tier for llamacpp alone: it has no effect"))
 	}
-	if d.KV.Object != nil {
-		notes = append(notes, problem("kv.object", "", "this release has no object tier yet: it has no effect"))
+	if d.KV.Object != nil && d.Engine.Kind != jobspecs.LlamaCpp {
+		notes = append(notes, problem("kv.object", "", "this release has an object tier for llamacpp alone: it has no effect"))
 	}
 	if d.KV.Host > 0 && d.Engine.Kind == jobspecs.Sim {
 		notes = append(notes, problem("kv.host", "", "sim has no host tier: it has no effect"))

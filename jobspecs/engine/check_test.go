@@ -191,7 +191,7 @@ func TestAdvice(t *testing.T) {
 	for _, p := range Advice(d) {
 		paths = append(paths, p.Path)
 	}
-	if want := []string{"kv.object", "roles.mixed.cpus"}; !slices.Equal(paths, want) {
+	if want := []string{"roles.mixed.cpus"}; !slices.Equal(paths, want) {
 		t.Errorf("got %v, want %v", paths, want)
 	}
 	quiet := parse(t, "model: {id: m}\nengine: {kind: llamacpp, args: [-t, 8]}\nroles: {mixed: {}}\nkv: {host: 1GiB}")

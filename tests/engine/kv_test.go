@@ -27,6 +27,7 @@ serving: {maxContext: 4096}
 kv:
   host: 256MiB
   disk: {path: %s, size: 1GiB}
+  object: {url: 'file://%s'}
 `
 
 const kvBlock = 64 // tokens
@@ -95,14 +96,15 @@ func long(n int) (prompt, secret string) {
 // kvBench is an installation whose deployments share a folder for KV blocks.
 type kvBench struct {
 	*installation.Installation
-	server, folder string
+	server         string
+	disk, bucket   string
 	client         *installation.Client // of one tenant, for all deployments
 }
 
 // up runs a deployment and returns the client to it.
 func (b *kvBench) up(ctx context.Context, t *testing.T, name, weights, args string) *installation.Client {
 	t.Helper()
-	path, err := b.Write(name+".yaml", fmt.Sprintf(kvDeployment, name, weights, b.server, args, b.folder))
+	path, err := b.Write(name+".yaml", fmt.Sprintf(kvDeployment, name, weights, b.server, args, b.disk, b.bucket))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,13 +122,13 @@ func (b *kvBench) down(ctx context.Context, t *testing.T, name string) {
 	b.MustRun(ctx, t, "stop", name, "--wait", "--timeout", "60s")
 }
 
-// TestWarmAcrossJobs: the same conversation in one job after the other. What the first has read, the next ones do not read again,
+// TestWarmAcrossJobs: the same conversation in one job after the other, from disk and from an object store. What the first has read, the next ones do not read again,
 // and the answers are the same; and whatever makes KV bytes mean something else is a miss.
 func TestWarmAcrossJobs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	weights := model(ctx, t)
-	b := &kvBench{Installation: installation.ForTest(t), server: llama(ctx, t), folder: filepath.Join(t.TempDir(), "kv")}
+	b := &kvBench{Installation: installation.ForTest(t), server: llama(ctx, t), disk: filepath.Join(t.TempDir(), "kv"), bucket: filepath.Join(t.TempDir(), "bucket")}
 	b.MustRun(ctx, t, "serve", "--detach")
 	prompt, secret := long(1)
 
@@ -150,6 +152,16 @@ func TestWarmAcrossJobs(t *testing.T) {
 			_ = syscall.Kill(p.PID, syscall.SIGKILL)
 		}
 		b.down(ctx, t, "chat")
+		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
+		b.down(ctx, t, "chat")
+	})
+	t.Run("from the object store alone", func(t *testing.T) {
+		b.disk = filepath.Join(t.TempDir(), "kv") // as on another node
+		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
+		b.down(ctx, t, "chat")
+	})
+	t.Run("from disk alone", func(t *testing.T) {
+		b.bucket = filepath.Join(t.TempDir(), "bucket")
 		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
 		b.down(ctx, t, "chat")
 	})
