@@ -33,14 +33,14 @@ func (s *Store) Flush(ctx context.Context, progress func(Flushed)) (Flushed, err
 	if target < 0 {
 		return Flushed{}, fmt.Errorf("flush: no tier below the first answers: %w", kvstore.ErrUnavailable)
 	}
-	f := flush{lane: s.lanes[target], progress: progress, places: make(chan struct{}, s.lanes[target].tier.Workers)}
+	f := flush{store: s, lane: s.lanes[target], progress: progress, places: make(chan struct{}, s.lanes[target].tier.Workers)}
 	f.queued(ctx)
 	for _, l := range s.lanes[:target] {
-		l.eachWaiting(func(j *job) { f.block(ctx, j.key, j.block, j.hint) })
+		l.eachWaiting(func(j *job) { f.block(ctx, l.has, j.key, j.block, j.hint) })
 	}
-	f.tier(ctx, s.first)
+	f.tier(ctx, s.first, s.first.Has)
 	for _, l := range s.lanes[:target] {
-		f.tier(ctx, l.tier.Store)
+		f.tier(ctx, l.tier.Store, l.has)
 	}
 	f.queued(ctx) // what was forgotten above meanwhile
 	f.wg.Wait()
@@ -49,6 +49,7 @@ func (s *Store) Flush(ctx context.Context, progress func(Flushed)) (Flushed, err
 }
 
 type flush struct {
+	store    *Store
 	lane     *lane
 	progress func(Flushed)
 	places   chan struct{} // one for each block that is being written
@@ -80,17 +81,20 @@ func jobSize(j *job) int64 {
 	return int64(j.block.Len())
 }
 
+// hasFunc is kvstore.Store.Has of the tier that a block comes from.
+type hasFunc func(context.Context, kvstore.Key) (kvstore.Info, error)
+
 // tier writes what a store above holds.
-func (f *flush) tier(ctx context.Context, from kvstore.Store) {
+func (f *flush) tier(ctx context.Context, from kvstore.Store, has hasFunc) {
 	r, ok := from.(ranked)
 	if !ok {
 		return
 	}
-	r.Ranked(func(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) bool { return f.block(ctx, k, b, h) })
+	r.Ranked(func(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) bool { return f.block(ctx, has, k, b, h) })
 }
 
 // block writes one block, unless it is time to stop.
-func (f *flush) block(ctx context.Context, k kvstore.Key, b *kvstore.Block, h kvstore.Hint) (goOn bool) {
+func (f *flush) block(ctx context.Context, has hasFunc, k kvstore.Key, b *kvstore.Block, h kvstore.Hint) (goOn bool) {
 	if ctx.Err() != nil || f.lane.breaker.open() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -100,7 +104,10 @@ func (f *flush) block(ctx context.Context, k kvstore.Key, b *kvstore.Block, h kv
 	b.Retain()
 	f.begin(func() {
 		defer b.Release()
-		wrote, err := f.lane.flush(ctx, k, b, h)
+		if !f.queue(ctx, has, k, b, h) {
+			return
+		}
+		wrote, err := f.lane.clear(ctx, k)
 		f.count(err, int64(b.Len()), wrote)
 	})
 	return true
@@ -133,17 +140,24 @@ func (f *flush) count(err error, bytes int64, wrote bool) {
 	}
 }
 
-// flush writes one block now, beside the queue, unless the tier has it.
-func (l *lane) flush(ctx context.Context, k kvstore.Key, b *kvstore.Block, h kvstore.Hint) (wrote bool, err error) {
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		return false, kvstore.ErrUnavailable
+// queue makes a block a job of the lane's, beyond the bound of its queue, unless it is not its key's block any more.
+func (f *flush) queue(ctx context.Context, has hasFunc, k kvstore.Key, b *kvstore.Block, h kvstore.Hint) bool {
+	st := f.store.stripeOf(k)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if now, err := has(ctx, k); err != nil || now.Sum != b.Sum() {
+		return false
 	}
-	if newest := l.newest(k); newest == nil || newest.block == nil {
+	f.lane.insist(k, b, h)
+	return true
+}
+
+// insist queues a block whatever waits already.
+func (l *lane) insist(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if newest := l.newest(k); !l.closed && (newest == nil || newest.block == nil) {
 		l.bytes += int64(b.Len())
 		l.set(&job{key: k, block: b.Retain(), hint: h, sum: b.Sum()})
 	}
-	l.mu.Unlock()
-	return l.clear(ctx, k)
 }

@@ -17,16 +17,14 @@ func (s *Store) Put(ctx context.Context, k kvstore.Key, b *kvstore.Block, h kvst
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.changes++
-	if !h.Known {
-		for _, l := range s.lanes {
-			l.supersede(k, b.Sum())
-		}
-	}
 	if err := s.first.Put(ctx, k, b, h); err != nil {
 		s.drops.Add(1)
 		return err
 	}
-	for _, l := range s.lanes {
+	for _, l := range s.lanes { // only now: until it was replaced, the first tier may have handed the older block down
+		if !h.Known {
+			l.supersede(k, b.Sum())
+		}
 		if l.tier.Write == Through {
 			l.offer(k, b, h)
 		}
@@ -59,8 +57,11 @@ func (s *Store) deleteFirst(ctx context.Context, k kvstore.Key) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.changes++
-	for _, l := range s.lanes {
+	if err := s.first.Delete(ctx, k); err != nil {
+		return err
+	}
+	for _, l := range s.lanes { // as in Put: not before
 		l.forget(k)
 	}
-	return s.first.Delete(ctx, k)
+	return nil
 }
