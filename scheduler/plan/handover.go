@@ -139,7 +139,7 @@ func (p *planner) handoverOf(d *deployment, r *role, s *sight) (Handover, bool) 
 
 // slack is what the successor is started earlier than expected to be needed: clusters start and end jobs up to a minute late.
 func (p *planner) slack(s *sight, end time.Time) time.Duration {
-	return min(p.timing.HandoverSlack, max(end.Sub(p.beganBy(s))/20, 0))
+	return max(p.timing.TakeOver, min(p.timing.HandoverSlack, end.Sub(p.beganBy(s))/20))
 }
 
 // expect fills in when the successor will serve, and what is without a replica until then.
