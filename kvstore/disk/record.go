@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/penstock/penstock/kvstore"
 )
@@ -34,14 +33,6 @@ type record struct {
 	session uint64
 	known   bool // depth is known
 	paged   bool // the data begin on the next page, so that they can be read straight into a block
-}
-
-func (r *record) hint() kvstore.Hint {
-	h := kvstore.Hint{Depth: r.depth, Known: r.known, Session: r.session}
-	if r.stay != 0 {
-		h.Stay = time.Unix(int64(r.stay), 0)
-	}
-	return h
 }
 
 // dataAt is where the data begin, counted from the record's begin.

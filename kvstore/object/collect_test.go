@@ -305,3 +305,63 @@ func TestManifest(t *testing.T) {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
+
+// TestSentWhileLooking: a pack that is sent while the store lists is not taken for one that somebody has removed.
+func TestSentWhileLooking(t *testing.T) {
+	p := &patient{bucket: testFolder(t)}
+	s := openTest(t, Options{PackBelow: 1000}, p)
+	put(t, s, key(1, 0), data(1, 500))
+	mustSync(t, s)
+	p.after = func(op, name string) {
+		if op == "list" && name == "p/" {
+			p.after = nil
+			put(t, s, key(2, 0), data(2, 500))
+			mustSync(t, s)
+		}
+	}
+	if err := s.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 2; n++ {
+		if !bytes.Equal(get(t, s, key(n, 0)), data(n, 500)) {
+			t.Errorf("block %d is gone", n)
+		}
+	}
+}
+
+// TestRun sends, looks and collects without being asked, also where the bucket was dead at first.
+func TestRun(t *testing.T) {
+	p := &patient{bucket: testFolder(t)}
+	first := openTest(t, Options{PackBelow: 1000}, p)
+	put(t, first, key(1, 0), data(1, 500))
+	mustSync(t, first)
+	o, err := Options{PackBelow: 1000, PackAge: time.Millisecond, Refresh: time.Millisecond, CollectEvery: time.Millisecond, Budget: 1 << 20, Cooldown: 1}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.set(func(string, string) error { return errReset })
+	s := openOn(context.Background(), p, o)
+	if err := s.Refresh(t.Context()); !errors.Is(err, kvstore.ErrUnavailable) {
+		t.Errorf("look at a dead bucket: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	p.set(nil)
+	waitUntil(t, func() bool { _, err := s.Has(t.Context(), key(1, 0)); return err == nil })
+	put(t, s, key(2, 0), data(2, 500))
+	waitUntil(t, func() bool { st := s.Stats(); return s.Detail().Waiting == 0 && st.Blocks == 2 })
+	cancel()
+	if err := errors.Join(<-done, s.Close(context.Background())); err != nil {
+		t.Error(err)
+	}
+}
+
+func waitUntil(t *testing.T, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come about")
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"time"
 
@@ -78,17 +79,14 @@ func (s *Store) Refresh(ctx context.Context) error {
 	if err := s.refreshMarks(ctx); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	known := maps.Clone(s.byName) // before the listing, which may not have what is sent meanwhile
+	s.mu.Unlock()
 	there := map[string]bool{}
 	if err := s.list(ctx, "p/", func(name string, _ stat) error { there[name] = true; return nil }); err != nil {
 		return err
 	}
 	var unknown []string
-	s.mu.Lock()
-	known := make(map[string]uint32, len(s.byName))
-	for name, n := range s.byName {
-		known[name] = n
-	}
-	s.mu.Unlock()
 	for name := range there {
 		if _, ok := known[name]; !ok {
 			unknown = append(unknown, name)
@@ -106,7 +104,9 @@ func (s *Store) Refresh(ctx context.Context) error {
 	for _, name := range unknown {
 		g.Go(func() error { return s.loadPack(ctx, name) })
 	}
-	return g.Wait()
+	err := g.Wait()
+	s.looked.Store(err == nil)
+	return err
 }
 
 // list lists with the store's patience, which counts one listing as one request of some size.

@@ -109,6 +109,7 @@ type Store struct {
 	end           context.CancelFunc
 	senders       chan struct{}
 	largest       atomic.Int64 // object of one block so far
+	looked        atomic.Bool  // a Refresh has succeeded
 	unconditional atomic.Bool
 	refresh       sync.Mutex // one at a time
 
@@ -134,7 +135,8 @@ type counters struct {
 }
 
 // Open makes a store. It fails for options that cannot be right and for a folder that is not this user's; a bucket that
-// cannot be reached is no error, since it may be later. It looks for packs for as long as ctx allows.
+// cannot be reached is no error, since it may be later. It looks for packs for no longer than twice the timeout; where that is
+// not enough, Run begins with it.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -154,7 +156,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := openOn(context.WithoutCancel(ctx), b, o)
-	if err := s.Refresh(ctx); err != nil {
+	looking, cancel := context.WithTimeout(ctx, 2*o.Timeout)
+	defer cancel()
+	if err := s.Refresh(looking); err != nil {
 		o.Log.Warn().Err(err).Str("bucket", b.String()).Msg("the object tier cannot be reached now")
 	}
 	return s, nil
@@ -178,6 +182,9 @@ func (s *Store) Run(ctx context.Context) error {
 	defer pack.Stop()
 	defer refresh.Stop()
 	defer collect.Stop()
+	if !s.looked.Load() {
+		_ = s.Refresh(ctx) // and again with the ticker
+	}
 	var last string
 	for {
 		var err error

@@ -92,6 +92,7 @@ type patient struct {
 	bucket
 	mu     sync.Mutex
 	before func(op, name string) error
+	after  func(op, name string) // only from one goroutine
 }
 
 func (p *patient) set(before func(op, name string) error) {
@@ -125,7 +126,11 @@ func (p *patient) List(ctx context.Context, prefix string, each func(string, sta
 	if err := p.step("list", prefix); err != nil {
 		return err
 	}
-	return p.bucket.List(ctx, prefix, each)
+	err := p.bucket.List(ctx, prefix, each)
+	if p.after != nil {
+		p.after("list", prefix)
+	}
+	return err
 }
 
 func openOnTest(t *testing.T, o Options, b bucket) *Store {

@@ -39,7 +39,7 @@ const (
 	tokenPerCall = 0.1 // so that a bucket in trouble gets a tenth more requests, not thrice as many
 	mostDoubles  = 5
 	twicePerCall = 0.05 // so that no more than one of twenty reads is sent twice
-	failures     = 5   // in a row, then the circuit opens
+	failures     = 5    // in a row, then the circuit opens
 	longestWait  = time.Minute
 	firstHedge   = 50 * time.Millisecond
 	slowCall     = 500 * time.Millisecond // a caller's deadline that is shorter says nothing of the bucket
