@@ -84,7 +84,8 @@ func expiredContext(t *testing.T, h *Harness) {
 
 func silence(t *testing.T, h *Harness) {
 	if _, ok := h.Cluster.(cluster.Submitter); ok {
-		h.mustSubmit(t, Behaviour{})
+		_, id := h.mustSubmit(t, Behaviour{})
+		h.reach(t, id, cluster.JobRunning) // and it stays so
 	}
 	before := h.jobs(t)
 	h.Silence(t, true)
