@@ -96,9 +96,9 @@ func long(n int) (prompt, secret string) {
 // kvBench is an installation whose deployments share a folder for KV blocks.
 type kvBench struct {
 	*installation.Installation
-	server         string
-	disk, bucket   string
-	client         *installation.Client // of one tenant, for all deployments
+	server       string
+	disk, bucket string
+	client       *installation.Client // of one tenant, for all deployments
 }
 
 // up runs a deployment and returns the client to it.
@@ -155,16 +155,18 @@ func TestWarmAcrossJobs(t *testing.T) {
 		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
 		b.down(ctx, t, "chat")
 	})
-	t.Run("from the object store alone", func(t *testing.T) {
-		b.disk = filepath.Join(t.TempDir(), "kv") // as on another node
-		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
-		b.down(ctx, t, "chat")
-	})
+	disk, bucket := b.disk, b.bucket
 	t.Run("from disk alone", func(t *testing.T) {
 		b.bucket = filepath.Join(t.TempDir(), "bucket")
 		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
 		b.down(ctx, t, "chat")
 	})
+	t.Run("from the object store alone", func(t *testing.T) {
+		b.disk, b.bucket = filepath.Join(t.TempDir(), "kv"), bucket // as on another node
+		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
+		b.down(ctx, t, "chat")
+	})
+	b.disk = disk
 	t.Run("other weights of the same shape", func(t *testing.T) {
 		other := filepath.Join(cache(t), "induction-4-seed-2.gguf")
 		if out, err := exec.CommandContext(ctx, "go", "run", "./mkgguf", "-layers", "4", "-seed", "2", "-o", other).CombinedOutput(); err != nil {
