@@ -35,6 +35,7 @@ func (r *run) openKV(ctx context.Context) *cache.Cache {
 		r.log.Warn().Err(err).Msg("this run has no KV tiers")
 		return nil
 	}
+	c.Show(r.agent.metrics.kv)
 	return c
 }
 

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/penstock/penstock/agent/slots"
+	"github.com/penstock/penstock/kvstore/tiered"
 	"github.com/penstock/penstock/scheduler/accept"
 )
 
@@ -19,6 +20,7 @@ type metrics struct {
 	connects prometheus.Counter
 	refused  *accept.Refusals
 	slots    *slots.Metrics
+	kv       *tiered.Metrics
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -49,7 +51,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 		refused: accept.NewRefusals(r),
 		slots:   slots.NewMetrics(r),
+		kv:      tiered.NewMetrics(),
 	}
-	r.MustRegister(m.requests, m.open, m.cut, m.starts, m.failures, m.phase, m.messages, m.connects)
+	r.MustRegister(m.requests, m.open, m.cut, m.starts, m.failures, m.phase, m.messages, m.connects, m.kv)
 	return m
 }

@@ -146,6 +146,9 @@ func (c *Cache) Describe(ctx context.Context, l kvstore.Layout, tenant string) {
 	}
 }
 
+// Show has metrics tell of these tiers.
+func (c *Cache) Show(m *tiered.Metrics) { m.Show(c.store) }
+
 // Store is the composition.
 func (c *Cache) Store() kvstore.Store { return c.store }
 

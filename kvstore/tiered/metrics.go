@@ -1,14 +1,17 @@
 package tiered
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/penstock/penstock/kvstore"
 )
 
-// Metrics are a composition's, read when somebody asks. They are a prometheus.Collector: register them once.
+// Metrics are a composition's, read when somebody asks. They are a prometheus.Collector and may be registered before there
+// is a composition: until Show they have no values.
 type Metrics struct {
-	store  *Store
+	store  atomic.Pointer[Store]
 	stored []storeMetric
 	lanes  []laneMetric
 	drops  *prometheus.Desc
@@ -35,14 +38,16 @@ const (
 	counter = prometheus.CounterValue
 )
 
-// NewMetrics makes the metrics of a composition.
-func NewMetrics(s *Store) *Metrics {
+// Show has the metrics tell of a composition from now on; nil = of none.
+func (m *Metrics) Show(s *Store) { m.store.Store(s) }
+
+// NewMetrics makes metrics without a composition.
+func NewMetrics() *Metrics {
 	desc := func(name, help string, more ...string) *prometheus.Desc {
 		return prometheus.NewDesc("penstock_kv_"+name, help, append([]string{"tier"}, more...), nil)
 	}
 	type stats = kvstore.Stats
 	return &Metrics{
-		store: s,
 		stored: []storeMetric{
 			{desc("blocks", "Blocks held."), gauge, func(s stats) int64 { return s.Blocks }},
 			{desc("bytes", "Bytes of blocks held."), gauge, func(s stats) int64 { return s.Bytes }},
@@ -102,8 +107,12 @@ func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(to chan<- prometheus.Metric) {
-	m.collectStore(to, m.store.name, m.store.first.Stats())
-	for _, l := range m.store.lanes {
+	s := m.store.Load()
+	if s == nil {
+		return
+	}
+	m.collectStore(to, s.name, s.first.Stats())
+	for _, l := range s.lanes {
 		m.collectStore(to, l.tier.Name, l.tier.Store.Stats())
 		for _, d := range m.lanes {
 			if v, ok := d.value(l); ok {

@@ -21,7 +21,12 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(NewMetrics(r.Store))
+	m := NewMetrics()
+	reg.MustRegister(m)
+	if none, err := reg.Gather(); err != nil || len(none) != 0 {
+		t.Errorf("%d metrics of nothing, %v", len(none), err)
+	}
+	m.Show(r.Store)
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
