@@ -16,7 +16,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/penstock/penstock/kvstore/index"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/blocks"
 	"github.com/penstock/penstock/scheduler/identity"
 )
 
@@ -25,24 +27,26 @@ type fakeController struct {
 	ca  *identity.CA
 	url string
 
-	mu       sync.Mutex
-	epoch    uint64
-	term     uint64
-	yaml     string
-	gpus     []string
-	orphan   time.Duration
-	logDir   string
-	ttl      time.Duration
-	refuse   error // to everything
-	silent   bool  // takes messages, answers nothing
-	lose     int   // so many messages are not applied
-	known    map[int]*apiv1.RunState
-	seq      map[int]uint64
-	phases   map[int][]apiv1.Phase
-	joins    int
-	renewals int
-	resends  int
-	streams  map[chan *apiv1.ReportResponse]context.CancelFunc
+	mu        sync.Mutex
+	epoch     uint64
+	term      uint64
+	yaml      string
+	gpus      []string
+	orphan    time.Duration
+	logDir    string
+	ttl       time.Duration
+	refuse    error // to everything
+	silent    bool  // takes messages, answers nothing
+	lose      int   // so many messages are not applied
+	board     *blocks.Board
+	blockSeed uint64
+	known     map[int]*apiv1.RunState
+	seq       map[int]uint64
+	phases    map[int][]apiv1.Phase
+	joins     int
+	renewals  int
+	resends   int
+	streams   map[chan *apiv1.ReportResponse]context.CancelFunc
 }
 
 // startController serves on a port of 127.0.0.1.
@@ -51,7 +55,7 @@ func startController(t testing.TB, ca *identity.CA, yaml string) *fakeController
 	c := &fakeController{
 		ca: ca, epoch: 7, term: 3, yaml: yaml, orphan: time.Hour, ttl: time.Hour, logDir: shortDir(t) + "/logs",
 		known: map[int]*apiv1.RunState{}, seq: map[int]uint64{}, phases: map[int][]apiv1.Phase{},
-		streams: map[chan *apiv1.ReportResponse]context.CancelFunc{},
+		streams: map[chan *apiv1.ReportResponse]context.CancelFunc{}, board: blocks.NewBoard(index.Limit{}),
 	}
 	c.serve(t, "127.0.0.1:0")
 	return c
@@ -106,6 +110,7 @@ func (c *fakeController) Join(_ context.Context, q *apiv1.JoinRequest) (*apiv1.J
 	return &apiv1.JoinResponse{
 		Epoch: c.epoch, Term: c.term, CertificatePem: leaf, CaPem: c.ca.PEM(), DeploymentYaml: c.yaml, Deployment: "d", Role: "mixed",
 		Gpus: c.gpus, OrphanAfter: durationpb.New(c.orphan), LogDir: c.logDir, HeadAddress: c.known[0].GetIdentity().GetHeadAddress(),
+		BlockSeed: c.blockSeed,
 	}, err
 }
 
@@ -196,6 +201,7 @@ func (c *fakeController) apply(rank int, m *apiv1.ReportRequest) *apiv1.ReportRe
 		c.known[rank] = next
 	}
 	c.seq[rank] = m.GetSeq()
+	c.board.Apply(blocks.Source{Launch: "l", Rank: rank}, "r", m)
 	phase := c.known[rank].GetHealth().GetPhase()
 	if all := c.phases[rank]; len(all) == 0 || all[len(all)-1] != phase {
 		c.phases[rank] = append(all, phase)

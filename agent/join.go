@@ -28,6 +28,7 @@ type admission struct {
 	head        string   // where rank 0 is met, if known already
 	orphanAfter time.Duration
 	logDir      string
+	blockSeed   uint64 // of the names of KV blocks; 0 = nobody wants to know of them
 }
 
 // join asks until a controller admits this run or refuses it. Without an error and without an admission it was told to end.
@@ -106,6 +107,7 @@ func admitted(resp *apiv1.JoinResponse, cert tls.Certificate) (*admission, error
 	adm := &admission{
 		epoch: resp.GetEpoch(), certs: identity.NewHolder(cert), deployment: d, role: jobspecs.RoleKind(resp.GetRole()),
 		gpus: resp.GetGpus(), head: resp.GetHeadAddress(), orphanAfter: resp.GetOrphanAfter().AsDuration(), logDir: resp.GetLogDir(),
+		blockSeed: resp.GetBlockSeed(),
 	}
 	switch _, ok := d.Roles[adm.role]; {
 	case adm.epoch == 0:

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/agent/engine"
+	"github.com/penstock/penstock/agent/engine/kvevents"
 	"github.com/penstock/penstock/agent/process"
 	"github.com/penstock/penstock/agent/slots"
 	"github.com/penstock/penstock/jobspecs"
@@ -35,12 +36,13 @@ type engineRun struct {
 	proc      *process.Process // nil: rank 0 starts the processes of this rank too
 	usage     func() process.Usage // of its whole tree, as far as it can be told; set where it has a process
 	tail      *process.Tail
-	reader    *engine.Reader // nil where this rank answers no HTTP
-	weights   string         // fingerprint of what it loads; empty = not known, or no use for it
-	slots     *slots.Slots   // nil = its KV has no tiers
-	meeting   meeting        // of the ranks' engines
-	serving   atomic.Bool    // it has answered with a token
-	startedAt time.Time      // of that token; zero = not yet
+	reader    *engine.Reader  // nil where this rank answers no HTTP
+	weights   string          // fingerprint of what it loads; empty = not known, or no use for it
+	slots     *slots.Slots    // nil = its KV has no tiers
+	meeting   meeting         // of the ranks' engines
+	serving   atomic.Bool     // it has answered with a token
+	startedAt time.Time       // of that token; zero = not yet
+	events    kvevents.Source // where it tells what its cache holds; empty = nowhere
 }
 
 // ended is closed when the engine's first process has ended.
@@ -69,7 +71,10 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engineRun{tail: process.NewTail(tailLines, tailWidth), meeting: m, weights: r.weights()}
+	e := &engineRun{
+		tail: process.NewTail(tailLines, tailWidth), meeting: m, weights: r.weights(),
+		events: kvevents.Source{Endpoint: s.EventsEndpoint, Replay: s.EventsReplay},
+	}
 	if len(cmd.Argv) == 0 && r.opts.Rank > 0 {
 		return e, nil
 	}
@@ -104,6 +109,7 @@ func (r *run) start(n int, m meeting) (spec.Start, error) {
 		HeadHost: m.host, HeadPort: m.port, TransferHost: r.opts.AdvertiseHost,
 		Dir: r.dir, GPUs: r.adm.gpus, Self: r.opts.Self,
 	}
+	s.EventsEndpoint, s.EventsReplay = r.eventSockets(n)
 	var err error
 	if r.traits.UnixSocket {
 		s.Socket, err = identity.SocketPath(r.dir, fmt.Sprintf("e%d.sock", n))

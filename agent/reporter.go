@@ -23,6 +23,7 @@ const silence = 15 * time.Second
 type reporter struct {
 	home     *controller
 	state    *state
+	blocks   *heldBlocks
 	interval time.Duration
 	certs    func() *tls.Certificate
 	obey     func(*apiv1.Command) // called once per command; does not block
@@ -155,8 +156,9 @@ func (i *inbox) receive(ctx context.Context, s *reportStream) {
 
 // talk sends what there is to say and takes answers, until the stream breaks.
 func (r *reporter) talk(ctx context.Context, s *reportStream, in *inbox, box *outbox, quiet *time.Timer) error {
-	tick := time.NewTicker(r.interval)
+	tick, blocks := time.NewTicker(r.interval), time.NewTicker(blocksEvery)
 	defer tick.Stop()
+	defer blocks.Stop()
 	err := r.sendFull(s, box)
 	for err == nil {
 		select {
@@ -171,6 +173,8 @@ func (r *reporter) talk(ctx context.Context, s *reportStream, in *inbox, box *ou
 			err = r.take(s, box, m)
 		case <-tick.C:
 			err = r.sendDelta(s, box)
+		case <-blocks.C:
+			err = r.sendBlocks(s, box)
 		case <-r.state.urgent:
 			err = r.sendDelta(s, box)
 		}
@@ -185,12 +189,36 @@ func (r *reporter) talk(ctx context.Context, s *reportStream, in *inbox, box *ou
 
 func (r *reporter) sendFull(s *reportStream, box *outbox) error {
 	now, version := r.state.read()
-	return r.send(s, box.full(time.Now(), now), "full", version)
+	m := box.full(time.Now(), now)
+	m.Blocks = r.blocks.all()
+	return r.send(s, m, "full", version)
 }
 
 func (r *reporter) sendDelta(s *reportStream, box *outbox) error {
 	now, version := r.state.read()
-	return r.send(s, box.delta(time.Now(), now), "delta", version)
+	m := box.delta(time.Now(), now)
+	m.Blocks = r.blocks.next()
+	return r.send(s, m, "delta", version)
+}
+
+// blocksEvery is how often changes of the engine's cache are told, and blocksAtOnce how many messages of them in a row: half a
+// million blocks a second.
+const (
+	blocksEvery  = 250 * time.Millisecond
+	blocksAtOnce = 16
+)
+
+// sendBlocks tells what waits.
+func (r *reporter) sendBlocks(s *reportStream, box *outbox) error {
+	for range blocksAtOnce {
+		if !r.blocks.any() {
+			return nil
+		}
+		if err := r.sendDelta(s, box); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *reporter) send(s *reportStream, m *apiv1.ReportRequest, kind string, version uint64) error {

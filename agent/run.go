@@ -42,6 +42,7 @@ type run struct {
 	dir      string // of folder: 0700, for sockets and files of this run; removed at the end
 	address  string // of the data port
 	state    *state
+	blocks   *heldBlocks
 	port     *port
 	cards    *cards
 	reporter *reporter
@@ -64,7 +65,7 @@ func (a *Agent) newRun(home *controller, adm *admission) (*run, error) {
 	r := &run{
 		agent: a, opts: a.opts, adm: adm, home: home, end: a.end, kind: kind, traits: kind.Traits(), startAt: time.Now(),
 		log:   a.log.With().Str("deployment", adm.deployment.Name).Str("replica", string(adm.role)).Logger(),
-		state: newState(),
+		state: newState(), blocks: &heldBlocks{},
 		cards: &cards{sampler: a.opts.Sampler, err: a.opts.SamplerErr, placed: adm.gpus, visible: valueOf(a.opts.Environ, "CUDA_VISIBLE_DEVICES")},
 	}
 	var err error
@@ -82,7 +83,7 @@ func (a *Agent) newRun(home *controller, adm *admission) (*run, error) {
 		scrape: promhttp.HandlerFor(a.opts.Registry, promhttp.HandlerOpts{}), gang: r.gangHandler(), log: r.log,
 	})
 	r.reporter = &reporter{
-		home: home, state: r.state, interval: a.opts.Interval, certs: adm.certs.Certificate, obey: r.obey, meet: r.meet,
+		home: home, state: r.state, blocks: r.blocks, interval: a.opts.Interval, certs: adm.certs.Certificate, obey: r.obey, meet: r.meet,
 		rejoin: r.rejoin, refused: r.refusedRun, metrics: a.metrics, log: r.log,
 	}
 	return r, nil

@@ -29,6 +29,8 @@ func playSim(args []string) int {
 			o.Model = value
 		case "--served-model-name":
 			o.ServedModelNames = []string{value}
+		case "--kv-events-config":
+			o.KVEvents, _ = sim.ParseKVEventsConfig(value)
 		case "--uds":
 			o.UDS = value
 		case "--headless":

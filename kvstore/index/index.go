@@ -33,6 +33,21 @@ const (
 	Tiers = 4
 )
 
+// String is the tier's name, as in reports and in what people read.
+func (t Tier) String() string {
+	switch t {
+	case GPU:
+		return "gpu"
+	case Host:
+		return "host"
+	case Disk:
+		return "disk"
+	case Object:
+		return "object"
+	}
+	return "unknown tier"
+}
+
 // TierSet is a set of tiers.
 type TierSet uint8
 

@@ -91,7 +91,7 @@ func (b *Board) Apply(from Source, run string, m *apiv1.ReportRequest) bool {
 }
 
 func (b *Board) event(from Source, f *feed, e *apiv1.BlockEvent) {
-	tier, known := Tier(e.GetTier())
+	tier, known := tierOf(e.GetTier())
 	if e.GetKind() == apiv1.BlockEvent_KIND_CLEARED {
 		tiers := index.AllTiers
 		if e.GetTier() != "" {
@@ -167,14 +167,11 @@ func (b *Board) Keep(alive func(launch string) bool) {
 	}
 }
 
-// tierNames are the wire's.
-var tierNames = [index.Tiers]string{"gpu", "host", "disk", "object"}
-
-// Tier reads a tier's name on the wire.
-func Tier(name string) (index.Tier, bool) {
-	for t, n := range tierNames {
-		if strings.EqualFold(n, name) {
-			return index.Tier(t), true
+// tierOf reads a tier's name on the wire.
+func tierOf(name string) (index.Tier, bool) {
+	for t := range index.Tier(index.Tiers) {
+		if strings.EqualFold(t.String(), name) {
+			return t, true
 		}
 	}
 	return 0, false
