@@ -24,22 +24,32 @@ func isAligned(b []byte) bool {
 }
 
 // buffers are aligned buffers for the way between blocks and the disk. There are as many as reads and writes at one time,
-// since each gives its own back; those that nobody needs go with the garbage.
+// since each gives its own back; those that nobody needs go with the garbage. Eight sizes lie between two powers of two, so that
+// a block of 16 MiB and its header do not take 32.
 type buffers struct {
-	classes [64]sync.Pool // by the logarithm of their length
+	classes [64][8]sync.Pool
+}
+
+// class is the pool for n bytes, and how many they become.
+func (p *buffers) class(n int) (*sync.Pool, int) {
+	power := bits.Len(uint(max(n, page) - 1))
+	step := max(power-4, bits.Len(uint(page-1)))
+	size := int(roundUp(int64(max(n, page)), 1<<step))
+	return &p.classes[power][(size-1)>>step&7], size
 }
 
 // get returns a buffer of n bytes with undefined content.
 func (p *buffers) get(n int) []byte {
-	class := bits.Len(uint(max(n, page) - 1))
-	if b, ok := p.classes[class].Get().(*[]byte); ok {
+	pool, size := p.class(n)
+	if b, ok := pool.Get().(*[]byte); ok {
 		return (*b)[:n]
 	}
-	return aligned(1 << class)[:n]
+	return aligned(size)[:n]
 }
 
 // put gives a buffer of get back.
 func (p *buffers) put(b []byte) {
 	b = b[:cap(b)]
-	p.classes[bits.Len(uint(len(b)-1))].Put(&b)
+	pool, _ := p.class(len(b))
+	pool.Put(&b)
 }

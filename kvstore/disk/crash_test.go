@@ -67,6 +67,11 @@ func (h *history) step() error {
 func (h *history) check(t *testing.T, crash string, s *Store) {
 	t.Helper()
 	exact := crash == "killed"
+	defer func() {
+		if c := s.Stats().Corrupt; exact && c != 0 {
+			t.Errorf("%s: %d blocks or segments are corrupt", crash, c)
+		}
+	}()
 	for n := range crashKeys {
 		for part := range 2 {
 			k := key(n, part)
@@ -191,6 +196,40 @@ func TestSyncKeepsWhatWasPut(t *testing.T) {
 			if err := errors.Join(after.Close(), s.Close()); err != nil {
 				t.Error(err)
 			}
+		})
+	}
+}
+
+// TestSegmentThatWasNotBegun: a process that is killed between making a segment's file and writing its head leaves no damage, and
+// its room is used again.
+func TestSegmentThatWasNotBegun(t *testing.T) {
+	for name, op := range map[string]string{"made": "reserve", "reserved": "write"} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemFS(true)
+			o := Options{Dir: "memory", Budget: 1 << 20}
+			s := openMem(t, o, m)
+			m.setBefore(func(at, _ string) error {
+				if at == op || at == "remove" {
+					return errPower
+				}
+				return nil
+			})
+			if err := put(t.Context(), s, key(1, 0), nil, kvstore.Hint{}); !errors.Is(err, kvstore.ErrUnavailable) {
+				t.Fatal(err)
+			}
+			m.setBefore(nil)
+			mustClose(t, s)
+			after := openMem(t, o, m)
+			if st := after.Stats(); len(m.names) != 1 || st.Corrupt != 0 || st.Errors != 0 {
+				t.Errorf("%d files, %+v", len(m.names), st)
+			}
+			for i := range 100 {
+				mustPut(t, after, key(i, 0), 1, 20_000)
+			}
+			if d := after.Detail(); d.Live < 500_000 {
+				t.Errorf("%d bytes live", d.Live)
+			}
+			mustClose(t, after)
 		})
 	}
 }

@@ -118,7 +118,7 @@ func (s *Store) loadSegment(ctx context.Context, number uint32) found {
 	if err == nil {
 		return f
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !errors.Is(err, errNotBegun) {
 		s.opts.Log.Warn().Err(err).Str("segment", segmentName(number)).Msg("a segment of the disk tier cannot be used and will be evicted")
 	}
 	g := &segment{number: number, phase: broken, marks: newMarks(1), align: page, allocated: s.opts.SegmentBytes}
@@ -130,6 +130,9 @@ func (s *Store) loadSegment(ctx context.Context, number uint32) found {
 	}
 	return found{g: g, damaged: f.damaged}
 }
+
+// errNotBegun means that the process ended between making a segment's file and writing its head.
+var errNotBegun = errors.New("the segment was not begun")
 
 func (s *Store) tryLoad(ctx context.Context, number uint32) (result found, err error) {
 	if err := ctx.Err(); err != nil {
@@ -149,12 +152,18 @@ func (s *Store) tryLoad(ctx context.Context, number uint32) (result found, err e
 		return result, err
 	}
 	result.g = &segment{allocated: allocated}
+	if size == 0 {
+		return result, errNotBegun
+	}
 	if size < page {
 		return result, fmt.Errorf("segment %08x has %d bytes: %w", number, size, errSegment)
 	}
 	buf := aligned(page)
 	if err := f.ReadAt(0, buf); err != nil {
 		return result, err
+	}
+	if allZero(buf) {
+		return result, errNotBegun
 	}
 	g, err := parseHeader(buf, number, s.opts.Keys)
 	if err != nil {
