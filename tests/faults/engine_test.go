@@ -57,12 +57,14 @@ type engine struct {
 	process installation.Process
 }
 
-// survey finds the engines of a deployment. It takes its time; what is asked in the middle of streams must not.
+// survey finds the engines of a deployment's replicas that are ready. It takes its time; what is asked in the middle of streams must not.
 func (w *world) survey(name string) map[string]engine {
 	w.t.Helper()
 	out := map[string]engine{}
 	for _, r := range w.replicas(name) {
-		out[r.Launch] = engine{r, w.head(r.Launch)}
+		if r.State == "ready" { // a successor may be on its way
+			out[r.Launch] = engine{r, w.head(r.Launch)}
+		}
 	}
 	return out
 }

@@ -16,7 +16,7 @@ func limited(walltime string, replicas, gpus int, more ...string) string {
 	return fmt.Sprintf(`apiVersion: penstock/v1
 name: web
 model: {id: %s}
-engine: {kind: sim, args: [--speedup, "0.5"]}
+engine: {kind: sim, args: [--speedup, "0.25"]}
 roles: {mixed: {replicas: %d, gpus: 1}}
 serving: {drainTimeout: 1s}
 local: {walltime: %s, nodes: [{name: a, gpus: %d}]}
@@ -56,11 +56,28 @@ func (w *world) tookOver() (inTime map[string]int, late int) {
 	return inTime, late
 }
 
-// TestWalltime: every job ends after 40 s. Each replica is handed over three times in a row, under streams that outlive the
-// jobs they began on, and nobody notices.
+// beforeLeaving waits for a successor that is ready: its predecessor leaves five seconds later.
+func (w *world) beforeLeaving() {
+	w.t.Helper()
+	w.until("a successor is ready", func(st installation.Status) bool {
+		d, _ := find(st, "web")
+		ready := map[string]int{}
+		for _, r := range d.Replicas {
+			if r.State == "ready" {
+				ready[r.Name]++
+			}
+		}
+		return ready["mixed/0"] > 1 || ready["mixed/1"] > 1
+	})
+}
+
+// TestWalltime: every job ends after a minute. Each replica is handed over three times in a row, under streams, some of which
+// outlive the jobs they began on, and nobody notices.
 func TestWalltime(t *testing.T) {
-	w := start(t, limited("40s", 2, 8))
+	w := start(t, limited("60s", 2, 8))
 	tr := w.traffic(w.client)
+	w.beforeLeaving()
+	w.traffic(w.client) // with answers that are longer than what is left of the drain
 	w.fault(func() {})
 	for {
 		inTime, late := w.tookOver()
