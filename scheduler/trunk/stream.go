@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -28,13 +29,17 @@ type Stream struct {
 	reading, writing deadline
 }
 
-// deadline is one direction's.
+// deadline is one direction's. Its timer is set when somebody waits, and not for every new time: it may ring too early.
 type deadline struct {
-	at    time.Time
+	at    time.Time // zero = none
 	timer *time.Timer
+	rings time.Time // zero = it is not set
 }
 
 func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
+
+// buffers hold what has come and was not yet read.
+var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
 
 // frame takes a frame from the peer. The caller holds the lock.
 func (s *Stream) frame(f frame) error {
@@ -43,8 +48,8 @@ func (s *Stream) frame(f frame) error {
 		if len(s.in)-s.r+s.eaten+len(f.payload) > window {
 			return fmt.Errorf("%w: more data than stream %d had credit for", errFrame, s.id)
 		}
-		if s.r == len(s.in) {
-			s.in, s.r = s.in[:0], 0
+		if s.in == nil {
+			s.in = (*buffers.Get().(*[]byte))[:0]
 		}
 		s.in = append(s.in, f.payload...)
 	case credits:
@@ -79,8 +84,28 @@ func (s *Stream) Read(p []byte) (int, error) {
 		case len(p) == 0:
 			return 0, nil
 		}
-		s.t.wait(s, false)
+		s.wait(&s.reading)
 	}
+}
+
+// wait waits until something has changed, or the deadline has come. The caller holds the lock, and looks again.
+func (s *Stream) wait(d *deadline) {
+	if !d.at.IsZero() && (d.rings.IsZero() || d.rings.After(d.at)) {
+		d.rings = d.at
+		if left := time.Until(d.at); d.timer == nil {
+			d.timer = time.AfterFunc(left, func() { s.ring(d) })
+		} else {
+			d.timer.Reset(left)
+		}
+	}
+	s.changed.Wait()
+}
+
+func (s *Stream) ring(d *deadline) {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	d.rings = time.Time{}
+	s.changed.Broadcast()
 }
 
 // consume copies what is there, and gives the peer new credit when half of it is used up.
@@ -119,7 +144,10 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, os.ErrDeadlineExceeded
 		case full || s.credit == 0:
 			s.t.kick()
-			s.t.wait(s, full)
+			if full && !slices.Contains(s.t.crowded, s) {
+				s.t.crowded = append(s.t.crowded, s)
+			}
+			s.wait(&s.writing)
 			continue
 		}
 		piece := min(len(p), s.credit, maxData)
@@ -140,7 +168,11 @@ func (s *Stream) Close() error {
 		t.mu.Unlock()
 		return net.ErrClosed
 	}
-	s.closed, s.in = true, nil
+	s.closed = true
+	if s.in != nil && cap(s.in) <= keptBuffer {
+		buffers.Put(new(s.in))
+	}
+	s.in = nil
 	s.stopTimers()
 	s.changed.Broadcast()
 	last := t.forget(s)
@@ -188,25 +220,6 @@ func (s *Stream) set(d *deadline, at time.Time) error {
 		return net.ErrClosed
 	}
 	d.at = at
-	if d.timer != nil {
-		d.timer.Stop()
-	}
-	if at.IsZero() {
-		return nil
-	}
-	left := max(0, time.Until(at))
-	if left == 0 {
-		s.changed.Broadcast()
-		return nil
-	}
-	if d.timer != nil {
-		d.timer.Reset(left)
-		return nil
-	}
-	d.timer = time.AfterFunc(left, func() {
-		s.t.mu.Lock()
-		defer s.t.mu.Unlock()
-		s.changed.Broadcast()
-	})
+	s.changed.Broadcast() // who waits looks at it
 	return nil
 }

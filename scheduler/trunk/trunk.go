@@ -16,7 +16,6 @@ import (
 	"io"
 	"net"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 )
@@ -290,12 +289,4 @@ func (t *Trunk) opened(id uint32) error {
 	t.coming = append(t.coming, t.stream(id))
 	t.arrived.Signal()
 	return nil
-}
-
-// wait waits until a stream has changed. The caller holds the lock, and looks again.
-func (t *Trunk) wait(s *Stream, crowd bool) {
-	if crowd && !slices.Contains(t.crowded, s) {
-		t.crowded = append(t.crowded, s)
-	}
-	s.changed.Wait()
 }

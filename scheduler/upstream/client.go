@@ -214,7 +214,7 @@ var (
 // put keeps a connection for the next request, or closes it. A trunk's next stream costs nothing.
 func (c *Client) put(cn *conn) {
 	if cn.carried {
-		cn.kill()
+		cn.finish()
 		return
 	}
 	cn.idleSince = time.Now()

@@ -90,10 +90,20 @@ func newStream(p peer, s net.Conn) *conn {
 	return cn
 }
 
+// readers are those of streams that came to a good end: a stream is for one request, and its buffer is most of its cost.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 8<<10) }}
+
 func newConn(p peer, raw *socket, stream net.Conn) *conn {
-	cn := &conn{peer: p, raw: raw, stream: stream, head: -1}
-	cn.br = bufio.NewReaderSize(reader{cn}, 8<<10)
+	cn := &conn{peer: p, raw: raw, stream: stream, head: -1, br: readers.Get().(*bufio.Reader)}
+	cn.br.Reset(reader{cn})
 	return cn
+}
+
+// finish ends a stream whose answer has been read whole. Nobody may use it any more.
+func (cn *conn) finish() {
+	cn.kill()
+	cn.br.Reset(nil)
+	readers.Put(cn.br)
 }
 
 // reader counts what a header takes, and takes along what came with it: on a busy machine several tokens wait, and passing
