@@ -76,7 +76,7 @@ func ask[T any](ctx context.Context, p *patience, slots chan struct{}, size int,
 			return none, ctx.Err()
 		case errors.Is(err, errKey):
 			return none, fmt.Errorf("%w: %w", kvstore.ErrUnavailable, err)
-		case errors.Is(err, kvstore.ErrFull):
+		case errors.Is(err, errMemory):
 			return none, err
 		}
 		corrupt := errors.Is(err, kvstore.ErrCorrupt)
@@ -213,7 +213,7 @@ func (p *patience) learn(ctx context.Context, err error, took time.Duration) {
 	probe := p.probing
 	p.probing = false
 	answered := err == nil || errors.Is(err, errNoObject) || errors.Is(err, errExists) || errors.Is(err, kvstore.ErrCorrupt) ||
-		errors.Is(err, errKey) || errors.Is(err, kvstore.ErrFull)
+		errors.Is(err, errKey) || errors.Is(err, errMemory)
 	switch {
 	case answered:
 		p.failed, p.until, p.wait = 0, time.Time{}, p.cooldown

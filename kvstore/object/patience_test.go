@@ -45,6 +45,7 @@ func TestNotAskedAgain(t *testing.T) {
 	}{
 		"no object": {errNoObject, errNoObject, 1}, "exists": {errExists, errExists, 1},
 		"refused": {errRefused, kvstore.ErrUnavailable, 1}, "no key": {errKey, kvstore.ErrUnavailable, 1},
+		"memory":  {errMemory, kvstore.ErrUnavailable, 1},
 		"corrupt": {kvstore.Corrupt(errReset), kvstore.ErrCorrupt, 2}, "reset": {errReset, kvstore.ErrUnavailable, 3},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -112,6 +113,22 @@ func TestHangs(t *testing.T) {
 		}
 		if v, err := call(t.Context()); v != 1 || err != nil || p.closed() {
 			t.Errorf("and again: %d, %v", v, err)
+		}
+	})
+}
+
+// TestOwnTroubles, no memory, no key, a damaged block, say nothing of the bucket.
+func TestOwnTroubles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatience(4, time.Second, time.Second)
+		for _, err := range []error{errMemory, errKey, errNoObject, kvstore.Corrupt(errReset)} {
+			call, _ := asks(p, false, func(context.Context, int64) (int, error) { return 0, err })
+			for range 2 * failures {
+				_, _ = call(t.Context())
+			}
+			if p.closed() {
+				t.Fatalf("%v opened the circuit", err)
+			}
 		}
 	})
 }
