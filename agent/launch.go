@@ -33,7 +33,7 @@ const (
 
 // engineRun is one start of the engine, from the start of its process to its end.
 type engineRun struct {
-	proc      *process.Process // nil: rank 0 starts the processes of this rank too
+	proc      *process.Process     // nil: rank 0 starts the processes of this rank too
 	usage     func() process.Usage // of its whole tree, as far as it can be told; set where it has a process
 	tail      *process.Tail
 	reader    *engine.Reader  // nil where this rank answers no HTTP

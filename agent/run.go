@@ -53,7 +53,7 @@ type run struct {
 
 	begin  func(n int, m meeting) (*engineRun, error) // starts the engine: launch
 	engine atomic.Pointer[engineRun]                  // the one that runs now
-	tokens atomic.Uint64             // generated and read by the engine, at the last sample
+	tokens atomic.Uint64                              // generated and read by the engine, at the last sample
 }
 
 // newRun puts the parts together and starts nothing.
