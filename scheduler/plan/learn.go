@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -128,7 +129,7 @@ func quantile(samples []sample) (Estimate, bool) {
 	if len(samples) == 0 {
 		return Estimate{}, false
 	}
-	samples = slices.SortedFunc(slices.Values(samples), func(a, b sample) int { return b.at.Compare(a.at) })
+	samples = slices.SortedFunc(slices.Values(samples), func(a, b sample) int { return cmp.Or(b.at.Compare(a.at), cmp.Compare(a.took, b.took)) })
 	samples = samples[:min(len(samples), keptSamples)]
 	took := make([]time.Duration, len(samples))
 	for i, s := range samples {
