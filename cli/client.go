@@ -46,6 +46,10 @@ func (inv *invocation) control() (client apiv1.ControlServiceClient, done func()
 	if err != nil {
 		return nil, nil, fmt.Errorf("find this host's name: %w", err)
 	}
+	if inv.controllerAt != "" {
+		e.URL = inv.controllerAt
+		return byCertificate(state, e)
+	}
 	if e.Hostname == host && e.Socket != "" {
 		return bySocket(e)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -20,14 +21,31 @@ func runCommand(std IO) *cli.Command {
 		Name: "run", Usage: "start or change a deployment and wait until it is ready", ArgsUsage: "FILE",
 		Description: "Ctrl-c ends the waiting, never the deployment. FILE - reads standard input.\n" +
 			"Exit codes: 0 ready, 2 accepted but not placed in time, 5 placed but not ready in time, 6 failed or rolled back.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "return as soon as the deployment is accepted"},
 			&cli.DurationFlag{Name: "timeout", Usage: "give up waiting after this long; 0 waits for ever"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done and do nothing, as `penstock plan` does"},
 			&cli.BoolFlag{Name: "parsable", Usage: "print DEPLOYMENT;REVISION and nothing else"},
-		},
-		Action: controlAction(std, parseRun, runRun),
+			&cli.StringFlag{Name: "controller", Usage: "where to start a controller if none answers: here, or job (a Slurm job of its own); or the https:// address of one"},
+		}, roleFlags("slurm.controllerSbatch")...),
+		Action: action(std, parseRun, runWithController),
 	}
+}
+
+// runWithController sees to a controller first, where that is asked for.
+func runWithController(ctx context.Context, inv *invocation, o runOptions) error {
+	if o.dryRun && !strings.HasPrefix(o.controller, "https://") {
+		o.controller = "" // nothing is started
+	}
+	if err := inv.ensureController(ctx, o.controller); err != nil {
+		return err
+	}
+	client, done, err := inv.control()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return runRun(ctx, inv, client, o)
 }
 
 type runOptions struct {
@@ -35,12 +53,17 @@ type runOptions struct {
 	detach, parsable bool
 	dryRun           bool
 	timeout          time.Duration
+	controller       string
 }
 
 func parseRun(c *cli.Context) (runOptions, error) {
 	file, err := one(c, "a deployment file")
+	if err == nil {
+		err = checkPlace(c.String("controller"))
+	}
 	return runOptions{
 		file: file, detach: c.Bool("detach"), parsable: c.Bool("parsable"), dryRun: c.Bool("dry-run"), timeout: c.Duration("timeout"),
+		controller: c.String("controller"),
 	}, err
 }
 

@@ -23,7 +23,8 @@ func commands(std IO) []*cli.Command {
 // invocation is what a command's run function gets beside its own options.
 type invocation struct {
 	IO
-	set resolved
+	set          resolved
+	controllerAt string // where the controller is, instead of what the state folder says
 }
 
 func begin(c *cli.Context, std IO) (*invocation, error) {

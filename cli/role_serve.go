@@ -31,6 +31,7 @@ func serveCommand(std IO) *cli.Command {
 		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "gateway.listen", "gateway.tls", "gateway.advertise", "local.nodes"),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
 			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
+			&cli.BoolFlag{Name: "replace", Usage: "ask the controller that runs to make way, and take its place"},
 			&cli.BoolFlag{Name: "no-gateway", Usage: "no gateway in this process"},
 			logFileFlag(),
 		),
@@ -40,12 +41,13 @@ func serveCommand(std IO) *cli.Command {
 
 type serveOptions struct {
 	detach, stop, noGateway bool
+	replace                 bool
 	logFile                 string // empty: stderr, or with detach one in the state folder
 }
 
 func parseServe(c *cli.Context) (serveOptions, error) {
 	_, err := nothing(c)
-	return serveOptions{c.Bool("detach"), c.Bool("stop"), c.Bool("no-gateway"), c.String("log-file")}, err
+	return serveOptions{c.Bool("detach"), c.Bool("stop"), c.Bool("no-gateway"), c.Bool("replace"), c.String("log-file")}, err
 }
 
 func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
@@ -54,6 +56,10 @@ func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
 		return stopController(ctx, inv)
 	case o.detach:
 		return detachController(ctx, inv, o)
+	case o.replace:
+		if err := replaceController(ctx, inv); err != nil {
+			return err
+		}
 	}
 	c, err := newController(ctx, inv, o)
 	if err != nil {
@@ -109,7 +115,7 @@ func detachController(ctx context.Context, inv *invocation, o serveOptions) erro
 	}
 	defer log.Close()
 	// All flags are given, so that their variables, which the child inherits, do not count.
-	cmd := exec.Command(inv.Self, "serve", "--detach=false", "--stop=false", "--no-gateway="+strconv.FormatBool(o.noGateway), "--log-file="+name)
+	cmd := exec.Command(inv.Self, "serve", "--detach=false", "--stop=false", "--replace="+strconv.FormatBool(o.replace), "--no-gateway="+strconv.FormatBool(o.noGateway), "--log-file="+name)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = inv.detachedEnv(), inv.Dir, log.File, log.File
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
