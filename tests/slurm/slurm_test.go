@@ -2,9 +2,9 @@
 // content is known run through the gateway. Each fault prints one row of a table: what became of the requests, for how long
 // no replica was ready, and what was left behind on all nodes.
 //
-//	go test ./tests/slurm -v                        # what `make test` runs: conformance and three faults
-//	go test ./tests/slurm -v -args -faults all      # the whole table
-//	go test ./tests/slurm -args -faults all -update # RESULTS.md too
+//	go test ./tests/slurm -v                            # what `make test` runs: conformance and three faults
+//	go test ./tests/slurm -v -args -faults all          # the whole table
+//	go test ./tests/slurm ... -args -faults all -update # RESULTS.md too; the file says how it was made
 //
 // It needs root and Slurm's packages (tests/needs.sh); see README.md.
 package slurm

@@ -70,7 +70,7 @@ func (tb *table) add(r row) {
 
 const preface = `# Faults on a real Slurm under content-checked streams
 
-Made by ` + "`go test ./tests/slurm -count=1 -timeout 60m -args -faults all -update`" + ` on %d CPUs, as root, with the real program,
+Made by ` + "`go test ./tests/slurm -count=1 -timeout 60m -parallel 4 -skip TestConforms -args -faults all -update`" + ` on %d CPUs, as root, with the real program,
 simulated engines and Slurm %s on beds of %d nodes (tests/slurm/testbed), everything of Penstock as an ordinary user. Slurm's
 own timers are short there (SlurmdTimeout 20 s, KillWait 5 s). Every answer is compared with what the engine's model says to
 its prompt; every completed request must be in the usage files once. Lost, altered, doubled and orphans (processes of Penstock
