@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -288,6 +289,36 @@ func TestOverflow(t *testing.T) {
 	}
 	for _, o := range offers {
 		o.b.Release()
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUsed: of blocks whose chain is not known, but that were used as one, the end goes first.
+func TestUsed(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Bytes: 10 * pageSize})
+	var keys []kvstore.Key
+	for n := range 10 {
+		if err := put(t, s, n, 8, kvstore.Hint{}); err != nil {
+			t.Fatal(err)
+		}
+		if n >= 4 {
+			keys = append(keys, keyOf(n))
+		}
+	}
+	s.Used(append(keys, keyOf(99)))
+	for n := range 7 { // 0 to 3 go, then 9, 8 and 7
+		if err := put(t, s, 100+n, 8, kvstore.Hint{Session: 1, Stay: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 10 {
+		_, err := s.Has(t.Context(), keyOf(n))
+		if want := n >= 4 && n < 7; want != (err == nil) {
+			t.Errorf("block %d: %v", n, err)
+		}
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

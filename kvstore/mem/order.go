@@ -67,6 +67,21 @@ func (s *Store) tellAll() {
 	}
 }
 
+// Used notes that blocks were used together, as the beginning of a chain that the store may not know of: of those, the last
+// goes first.
+func (s *Store) Used(keys []kvstore.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tellAll()
+	now := time.Now().UnixNano() + int64(len(keys))
+	for i, k := range keys {
+		id := idOf(k.Group())
+		if node, ok := s.order.Find(id); ok {
+			s.order.Touch(node, evict.Use{Now: now - int64(i)})
+		}
+	}
+}
+
 // held says whether a block of the group is out. The order is locked.
 func (s *Store) held(tag uint64) bool {
 	sh, row := s.rowOf(tag)

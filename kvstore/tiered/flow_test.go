@@ -109,6 +109,55 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// TestPromotedChain: of a chain that has come up from below, the end is forgotten before its beginning.
+func TestPromotedChain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, rigOptions{host: 64 * size, below: 200 * size, tier: Tier{Write: Through}})
+	var keys []kvstore.Key
+	for n := range 60 {
+		h := chainHint(n)
+		if n >= 20 { // others
+			h = kvstore.Hint{Known: true}
+		}
+		if err := r.put(t, n, uint64(n+1), h); err != nil {
+			t.Fatal(err)
+		}
+		if n < 20 {
+			keys = append(keys, keyOf(n))
+		}
+		r.settle()
+	}
+	for _, k := range keys { // as after a restart: none is in memory
+		if err := r.host.Delete(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := 0
+	if err := r.GetMany(t.Context(), keys, func(int, *kvstore.Block) error { found++; return nil }); err != nil || found != 20 {
+		t.Fatalf("%d blocks, %v", found, err)
+	}
+	for n := range 50 {
+		if err := r.put(t, 1000+n, 1, kvstore.Hint{Known: true}); err != nil {
+			t.Fatal(err)
+		}
+		r.settle()
+	}
+	here := true
+	for n, k := range keys {
+		_, err := r.host.Has(t.Context(), k)
+		if err == nil && !here {
+			t.Errorf("block %d is in memory without what is before it", n)
+		}
+		here = err == nil
+	}
+	if _, err := r.host.Has(t.Context(), keys[0]); err != nil || here {
+		t.Errorf("the beginning: %v; the end is there: %t", err, here)
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestLargeBlock: a block that is larger than the whole queue goes down too.
 func TestLargeBlock(t *testing.T) {
 	t.Parallel()

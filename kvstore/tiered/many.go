@@ -8,6 +8,12 @@ import (
 	"github.com/penstock/penstock/kvstore"
 )
 
+// user is a first tier that can be told that blocks were used as one, the first being worth most. A promoted block comes
+// without its place in a chain, and who asks for many asks for a chain from its root.
+type user interface {
+	Used(keys []kvstore.Key)
+}
+
 // GetMany implements kvstore.Store: what the first tier has, then from each tier below in one go what is still missing.
 // Keys that somebody is reading already come from that read, last.
 func (s *Store) GetMany(ctx context.Context, keys []kvstore.Key, each func(i int, b *kvstore.Block) error) error {
@@ -20,6 +26,9 @@ func (s *Store) GetMany(ctx context.Context, keys []kvstore.Key, each func(i int
 		return each(i, b)
 	}, found: make([]bool, len(keys))}
 	err := m.run(ctx)
+	if first, ok := s.first.(user); ok && m.promoted {
+		first.Used(keys)
+	}
 	for _, ok := range m.found {
 		if !ok && err == nil {
 			s.misses.Add(1)
@@ -35,6 +44,8 @@ type many struct {
 	each  func(i int, b *kvstore.Block) error
 	found []bool
 	err   error // of each: it stops everything
+
+	promoted bool
 }
 
 // own is a key that this call reads for all who want it.
@@ -195,6 +206,7 @@ func (m *many) take(ctx context.Context, l *lane, o own, b *kvstore.Block) error
 		return nil
 	}
 	m.s.promote(ctx, l, k, b, o.changes)
+	m.promoted = true
 	m.s.flights.finish(k, o.flight, b, nil, m.s.changes(k) != o.changes)
 	return m.give(o.i, b)
 }

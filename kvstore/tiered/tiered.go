@@ -40,7 +40,8 @@ type Tier struct {
 	Name  string // for logs and metrics; "" = the tier's word in the store's Stats
 	Write Write
 	// QueueBytes bounds what waits to be written; 0 = 256 MiB, or an eighth of the budget of the tier above if that is
-	// less; one block always finds room. It is memory of the tier above that is not free yet.
+	// less; one block always finds room. It is memory of the tier above that is not free yet: a quarter of that tier's
+	// budget is the most.
 	QueueBytes int64
 	// Workers is how many blocks are written at one time; 0 = 4.
 	Workers int
@@ -63,6 +64,9 @@ func (t Tier) withDefaults(above kvstore.Stats) Tier {
 		if above.Budget > 0 {
 			t.QueueBytes = min(t.QueueBytes, above.Budget/8)
 		}
+	}
+	if above.Budget > 0 {
+		t.QueueBytes = min(t.QueueBytes, above.Budget/4)
 	}
 	if t.Workers == 0 {
 		t.Workers = 4
