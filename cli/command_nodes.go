@@ -74,6 +74,10 @@ func printGPUs(inv *invocation, nodes []*apiv1.NodeStatus) error {
 			})
 		}
 	}
+	if len(rows) == 0 {
+		inv.say("no GPU is seen on any node")
+		return nil
+	}
 	fmt.Fprintln(inv.Out)
 	return inv.table([]string{"NODE", "GPU", "NAME", "MEMORY", "UTIL", "TEMP", "POWER", "ECC", "XID"}, rows)
 }

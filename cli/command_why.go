@@ -31,7 +31,7 @@ func whyCommand(std IO) *cli.Command {
 }
 
 func printWhy(inv *invocation, r *apiv1.RequestRecord) {
-	fmt.Fprintf(inv.Out, "request %s  %s  model %s  key %s\n", r.Id, r.Path, r.Model, orDash(r.KeyId))
+	fmt.Fprintf(inv.Out, "request %s  %s  model %s  key %s\n", r.Id, r.Path, orDash(r.Model), orDash(r.KeyId))
 	fmt.Fprintf(inv.Out, "  %s (HTTP %d)%s\n", r.Outcome, r.Status, suffix(": ", r.Error))
 	var facts []string
 	if r.Ttft != nil {

@@ -98,7 +98,7 @@ func report(std IO, args []string, err error) int {
 	}
 	if wants("json", args, std) {
 		doc := map[string]any{"schema": "penstock.error/v1", "error": map[string]any{
-			"code": codeNames[code], "exit": code, "message": message(err), "hint": hint,
+			"code": codeNames[code], "exit": code, "message": strings.TrimPrefix(message(err), "penstock: "), "hint": hint,
 		}}
 		text, _ := json.Marshal(doc)
 		fmt.Fprintln(std.Out, string(text))

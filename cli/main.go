@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"os/signal"
+	"regexp"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -77,7 +78,12 @@ func finish(c *cli.Command) {
 	}
 }
 
-func usageFromLibrary(_ *cli.Context, err error, _ bool) error { return usageError("%v", err) }
+// badValue is how the library speaks of a flag's value that it cannot read.
+var badValue = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-+([a-z-]+): .*$`)
+
+func usageFromLibrary(_ *cli.Context, err error, _ bool) error {
+	return usageError("%s", badValue.ReplaceAllString(err.Error(), "--$2 cannot be $1"))
+}
 
 // helpOrUnknown is the action of everything that only groups commands.
 func helpOrUnknown(c *cli.Context) error {

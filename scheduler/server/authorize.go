@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -79,9 +80,9 @@ func answer(err error) error {
 	case errors.As(err, &wire):
 		return err
 	case errors.Is(err, errNotFound), errors.Is(err, ledger.ErrNotFound):
-		return connect.NewError(connect.CodeNotFound, err)
+		return connect.NewError(connect.CodeNotFound, without(err, errNotFound))
 	case errors.Is(err, errInvalid), errors.Is(err, ledger.ErrInvalid):
-		return connect.NewError(connect.CodeInvalidArgument, err)
+		return connect.NewError(connect.CodeInvalidArgument, without(err, errInvalid))
 	case errors.Is(err, ledger.ErrDamaged):
 		return connect.NewError(connect.CodeFailedPrecondition, err)
 	case errors.Is(err, cluster.ErrUnknown), errors.Is(err, ledger.ErrTermLost), errors.Is(err, ledger.ErrNoTerm), errors.As(err, &held):
@@ -92,4 +93,9 @@ func answer(err error) error {
 		return connect.NewError(connect.CodeCanceled, err)
 	}
 	return connect.NewError(connect.CodeInternal, err)
+}
+
+// without is err without the words of what it wraps last: the code says them.
+func without(err, last error) error {
+	return errors.New(strings.TrimSuffix(err.Error(), ": "+last.Error()))
 }

@@ -27,9 +27,9 @@ func (s *Server) deployment(name string) (ledger.Deployment, error) {
 	case len(found) > 1:
 		return ledger.Deployment{}, fmt.Errorf("deployment %q is ambiguous: it could be %s or %s: %w", name, found[0].Name, found[1].Name, errInvalid)
 	case len(names) == 0:
-		return ledger.Deployment{}, fmt.Errorf("deployment %q: there are no deployments: %w", name, errNotFound)
+		return ledger.Deployment{}, fmt.Errorf("no deployment %q, nor any other: %w", name, errNotFound)
 	}
-	return ledger.Deployment{}, fmt.Errorf("deployment %q: there are %s: %w", name, strings.Join(names, ", "), errNotFound)
+	return ledger.Deployment{}, fmt.Errorf("no deployment %q; there are %s: %w", name, strings.Join(names, ", "), errNotFound)
 }
 
 // launches finds live launches by ROLE/INDEX, launch token, or unique prefix of one. Empty = all of the deployment.
@@ -57,5 +57,5 @@ func (s *Server) launches(d ledger.Deployment, replica string, ended bool) ([]cl
 	case len(near) > 1:
 		return nil, fmt.Errorf("replica %q of %s is ambiguous: it could be %s or %s: %w", replica, d.Name, near[0].ID, near[1].ID, errInvalid)
 	}
-	return nil, fmt.Errorf("replica %q of %s; `penstock status %s` lists them: %w", replica, d.Name, d.Name, errNotFound)
+	return nil, fmt.Errorf("no replica %q of %s; `penstock status %s` lists them: %w", replica, d.Name, d.Name, errNotFound)
 }

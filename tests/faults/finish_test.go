@@ -14,7 +14,6 @@ import (
 // finish ends the traffic and the installation in good order, looks at what is left, and makes the row.
 func (w *world) finish(number int, fault string) row {
 	w.t.Helper()
-	w.t.Logf("%s", time.Now().Format(time.TimeOnly+".000 finish"))
 	r := row{number: number, fault: fault}
 	for _, tr := range w.streams {
 		tr.End()
