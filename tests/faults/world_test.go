@@ -32,9 +32,10 @@ const patience = 4 * time.Minute
 func setup(t *testing.T) *world {
 	t.Helper()
 	t.Parallel()
+	in := installation.ForTest(t) // builds the program first, which may take longer than a fault
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	return &world{Installation: installation.ForTest(t), t: t, ctx: ctx, prompts: traffic.Prompts(t), sockets: map[string]string{}}
+	return &world{Installation: in, t: t, ctx: ctx, prompts: traffic.Prompts(t), sockets: map[string]string{}}
 }
 
 // start makes an installation whose deployment is ready.
