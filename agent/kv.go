@@ -137,7 +137,12 @@ func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_
 	if len(body) > maxPrompt {
 		return nil, nil, errors.New("the request is too long")
 	}
-	lease, body, err := s.Take(ctx, r.Header.Get(headerTenant), r.URL.Path, body)
+	p.mu.Lock()
+	with := p.peers
+	p.mu.Unlock()
+	lease, body, err := s.Take(ctx, slots.Request{
+		Tenant: r.Header.Get(headerTenant), Path: r.URL.Path, Body: body, From: with.source(r.Header.Get(headerKVFrom)),
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -148,5 +153,14 @@ func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_
 	if lease == nil {
 		return out, nothing, nil
 	}
-	return out, lease.End, nil
+	if r.Header.Get(headerKVSave) == "" {
+		return out, lease.End, nil
+	}
+	return out, func(answered bool) {
+		if !answered {
+			lease.End(false)
+			return
+		}
+		lease.EndSaved(ctx)
+	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/penstock/penstock/agent/slots"
+	"github.com/penstock/penstock/kvstore/front"
 	"github.com/penstock/penstock/kvstore/tiered"
 	"github.com/penstock/penstock/scheduler/accept"
 )
@@ -20,6 +21,7 @@ type metrics struct {
 	connects prometheus.Counter
 	refused  *accept.Refusals
 	slots    *slots.Metrics
+	doors    *front.Metrics
 	kv       *tiered.Metrics
 }
 
@@ -51,6 +53,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 		refused: accept.NewRefusals(r),
 		slots:   slots.NewMetrics(r),
+		doors:   front.NewMetrics(r),
 		kv:      tiered.NewMetrics(),
 	}
 	r.MustRegister(m.requests, m.open, m.cut, m.starts, m.failures, m.phase, m.messages, m.connects, m.kv)

@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/agent/engine"
 	"github.com/penstock/penstock/agent/slots"
 	spec "github.com/penstock/penstock/jobspecs/engine"
+	"github.com/penstock/penstock/kvstore/front/peer"
 	"github.com/penstock/penstock/scheduler/accept"
 	"github.com/penstock/penstock/scheduler/identity"
 	"github.com/penstock/penstock/scheduler/trunk"
@@ -58,6 +59,7 @@ type port struct {
 	why    refusal
 	engine *engine.Reader                        // nil = none runs
 	slots  *slots.Slots                          // of that engine; nil = its KV has no tiers
+	peers  *peers                                // nil = no KV tiers
 	open   map[*exchange]context.CancelCauseFunc // requests that are with the engine
 }
 
@@ -219,8 +221,11 @@ func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	want := identity.WantRole(identity.Gateway, identity.Controller)
-	if r.URL.Path == pathGang {
+	switch r.URL.Path {
+	case pathGang:
 		want = identity.WantRun(p.launch, p.run)
+	case peer.Path:
+		want = identity.WantRole(identity.Agent)
 	}
 	if err := want(caller); err != nil {
 		deny(w, http.StatusForbidden, err)
@@ -231,11 +236,32 @@ func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		deny(w, http.StatusNotFound, errors.New("this rank leads no others"))
 	case r.URL.Path == pathGang:
 		p.gang.ServeHTTP(w, r)
+	case r.URL.Path == peer.Path:
+		p.give(w, r)
 	case r.URL.Path == pathMetrics:
 		p.scrape.ServeHTTP(w, r)
 	default:
 		p.request(w, r)
 	}
+}
+
+// meetPeers opens the door for other agents, to this run's KV tiers.
+func (p *port) meetPeers(with *peers) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.peers = with
+}
+
+// give answers another agent that asks for KV blocks.
+func (p *port) give(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	with := p.peers
+	p.mu.Unlock()
+	if with == nil {
+		deny(w, http.StatusNotFound, errors.New("this run has no KV tiers"))
+		return
+	}
+	with.door.ServeHTTP(w, r)
 }
 
 // request lets a request through that is meant for this very run.

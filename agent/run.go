@@ -135,6 +135,7 @@ func (r *run) tend(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	r.kv = r.openKV(ctx)
+	r.port.meetPeers(r.openPeers())
 	defer r.closeKV()
 	defer parts.Wait()
 	defer cancel()

@@ -103,13 +103,28 @@ type Lease struct {
 	prompt []uint32
 	names  []kvstore.Name
 	tenant string
+	from   Source
+	saved  func() // called when the slot is saved; nil = nobody waits
 }
 
-// Take prepares a slot for a request to path and returns the body that names it. Without a lease (nil) the request is to be sent
+// Source is another agent that may have blocks which the store lacks. A block is lent to each.
+type Source interface {
+	Fetch(ctx context.Context, keys []kvstore.Key, each func(i int, b *kvstore.Block) error) error
+}
+
+// Request is what is asked of the server.
+type Request struct {
+	Tenant, Path string
+	Body         []byte
+	From         Source // who has read the prompt just now; nil = nobody
+}
+
+// Take prepares a slot for a request and returns the body that names it. Without a lease (nil) the request is to be sent
 // as it came. It waits while all slots are busy; the only error is the context's.
-func (s *Slots) Take(ctx context.Context, tenant, path string, body []byte) (*Lease, []byte, error) {
+func (s *Slots) Take(ctx context.Context, q Request) (*Lease, []byte, error) {
+	tenant, body := q.Tenant, q.Body
 	ids, cancel := context.WithTimeout(ctx, s.o.Patience)
-	prompt, err := s.promptIDs(ids, path, body)
+	prompt, err := s.promptIDs(ids, q.Path, body)
 	cancel()
 	if err != nil {
 		if ctx.Err() != nil {
@@ -123,7 +138,7 @@ func (s *Slots) Take(ctx context.Context, tenant, path string, body []byte) (*Le
 	if err != nil {
 		return nil, nil, err
 	}
-	l := &Lease{s: s, slot: slot, prompt: prompt, tenant: tenant, names: chain(prompt, s.o.BlockTokens)}
+	l := &Lease{s: s, slot: slot, prompt: prompt, tenant: tenant, names: chain(prompt, s.o.BlockTokens), from: q.From}
 	if err := l.prepare(ctx); err != nil {
 		s.release(slot)
 		return nil, nil, err
@@ -185,6 +200,9 @@ func (l *Lease) prepare(ctx context.Context) error {
 	}
 	l.slot.tenant = l.tenant
 	found := l.s.present(ctx, l.s.o.Space(l.tenant), l.names)
+	if l.from != nil && found < len(l.names) && found*l.s.o.BlockTokens >= has-l.s.o.BlockTokens {
+		found = l.fetch(ctx, found)
+	}
 	if gain := found*l.s.o.BlockTokens - has; gain < l.s.o.BlockTokens {
 		l.s.o.Metrics.reused.Add(float64(has))
 		return patient(ctx, nil)
@@ -210,6 +228,17 @@ func patient(ctx context.Context, err error) error {
 	return nil
 }
 
+// EndSaved is End, and returns when what is new in the slot is stored: for a prefill, whose answer is that it is there.
+func (l *Lease) EndSaved(ctx context.Context) {
+	saved := make(chan struct{})
+	l.saved = func() { close(saved) }
+	l.End(true)
+	select {
+	case <-saved:
+	case <-ctx.Done():
+	}
+}
+
 // End gives the slot back; answered says that the server has given all of its answer. What is new in the slot is stored
 // first, by a goroutine that Close waits for: the client need not.
 func (l *Lease) End(answered bool) {
@@ -222,13 +251,19 @@ func (l *Lease) End(answered bool) {
 	s.mu.Unlock()
 	// Until it is saved and read, nobody knows what the slot holds: the prompt for sure, if the request got that far.
 	l.slot.dirty = true
+	saved := l.saved
+	if saved == nil {
+		saved = func() {}
+	}
 	if ended {
 		s.release(l.slot)
+		saved()
 		return
 	}
 	go func() {
 		defer s.saves.Done()
 		defer s.release(l.slot)
+		defer saved()
 		ctx, cancel := context.WithTimeout(context.Background(), saveWithin)
 		defer cancel()
 		if err := s.save(ctx, l, answered); err != nil {

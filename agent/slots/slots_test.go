@@ -68,11 +68,17 @@ func (b *bench) settle() { b.saves.Wait() }
 // ask sends a prompt and says how many tokens the server had to read.
 func (b *bench) ask(tenant, prompt string) (read int) {
 	b.t.Helper()
-	l, body, err := b.Take(b.t.Context(), tenant, "/v1/completions", completion(prompt))
+	l, body, err := b.Take(b.t.Context(), Request{Tenant: tenant, Path: "/v1/completions", Body: completion(prompt)})
 	if err != nil || l == nil {
 		b.t.Fatalf("no lease: %v", err)
 	}
 	defer l.End(true)
+	return b.send(body)
+}
+
+// send passes a body to the server and says how many tokens it had to read.
+func (b *bench) send(body []byte) int {
+	b.t.Helper()
 	req, _ := http.NewRequest(http.MethodPost, "http://x/v1/completions", bytes.NewReader(body))
 	resp, _ := b.server.RoundTrip(req)
 	defer resp.Body.Close()
@@ -132,6 +138,33 @@ func TestTenantsAreApart(t *testing.T) {
 	}
 }
 
+// store is a Source that is another server's store.
+type source struct{ kvstore.Store }
+
+func (s source) Fetch(ctx context.Context, keys []kvstore.Key, each func(int, *kvstore.Block) error) error {
+	return s.GetMany(ctx, keys, each)
+}
+
+// TestFromAnotherAgent: what a prefill replica has read is taken from its agent, whose store is another one.
+func TestFromAnotherAgent(t *testing.T) {
+	prefill, decode := newBench(t, 1, newStore(t)), newBench(t, 1, newStore(t))
+	prompt := text(200, 1)
+	l, body, err := prefill.Take(t.Context(), Request{Tenant: "t", Path: "/v1/completions", Body: completion(prompt)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefill.send(body)
+	l.EndSaved(t.Context())
+	l, body, err = decode.Take(t.Context(), Request{Tenant: "t", Path: "/v1/completions", Body: completion(prompt), From: source{prefill.o.Store}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := decode.send(body); n > 8 {
+		t.Errorf("decode reads %d of 200 tokens", n)
+	}
+	l.End(true)
+}
+
 // TestTurns: a conversation stays in its slot; another one beside it does not push it out.
 func TestTurns(t *testing.T) {
 	b := newBench(t, 2, newStore(t))
@@ -185,13 +218,13 @@ func TestPassed(t *testing.T) {
 		"/v1/embeddings":       {`{"input":"a"}`},
 	} {
 		for _, body := range bodies {
-			l, got, err := b.Take(t.Context(), "t", path, []byte(body))
+			l, got, err := b.Take(t.Context(), Request{Tenant: "t", Path: path, Body: []byte(body)})
 			if l != nil || err != nil || string(got) != body {
 				t.Errorf("%s became %s (%v)", body, got, err)
 			}
 		}
 	}
-	l, got, err := b.Take(t.Context(), "t", "/v1/chat/completions", []byte(`{ "messages":[{"content":"hi"}]}`))
+	l, got, err := b.Take(t.Context(), Request{Tenant: "t", Path: "/v1/chat/completions", Body: []byte(`{ "messages":[{"content":"hi"}]}`)})
 	if err != nil || string(got) != `{"id_slot":0,"cache_prompt":true, "messages":[{"content":"hi"}]}` {
 		t.Fatalf("%s (%v)", got, err)
 	}
@@ -204,13 +237,13 @@ func TestPassed(t *testing.T) {
 // TestWaitsForASlot: with all slots busy a request waits, and a client that goes does not wait.
 func TestWaitsForASlot(t *testing.T) {
 	b := newBench(t, 1, newStore(t))
-	l, _, err := b.Take(t.Context(), "t", "/v1/completions", completion("abc"))
+	l, _, err := b.Take(t.Context(), Request{Tenant: "t", Path: "/v1/completions", Body: completion("abc")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, _, err := b.Take(ctx, "t", "/v1/completions", completion("abc")); err == nil {
+	if _, _, err := b.Take(ctx, Request{Tenant: "t", Path: "/v1/completions", Body: completion("abc")}); err == nil {
 		t.Fatal("two requests have one slot")
 	}
 	got := make(chan int)

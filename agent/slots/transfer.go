@@ -20,6 +20,31 @@ func (s *Slots) present(ctx context.Context, space kvstore.Space, names []kvstor
 	return len(names)
 }
 
+// fetch asks the source for the blocks after the first so many, stores what comes, and says how many leading ones are there then.
+func (l *Lease) fetch(ctx context.Context, have int) int {
+	s, space := l.s, l.s.o.Space(l.tenant)
+	keys := make([]kvstore.Key, len(l.names)-have)
+	for i := range keys {
+		keys[i] = kvstore.Key{Space: space, Name: l.names[have+i]}
+	}
+	err := l.from.Fetch(ctx, keys, func(i int, b *kvstore.Block) error {
+		hint := kvstore.Hint{Depth: uint32(have + i), Known: true}
+		if have+i > 0 {
+			hint.Parent = l.names[have+i-1]
+		}
+		if err := s.o.Store.Put(ctx, keys[i], b, hint); err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.o.Metrics.fetched.Add(float64(s.o.BlockTokens))
+		return nil
+	})
+	if err != nil {
+		s.o.Metrics.failed.WithLabelValues("fetch").Inc()
+		s.o.Log.Warn().Err(err).Msg("blocks not fetched from the prefill replica; the engine reads the rest of the prompt")
+	}
+	return s.present(ctx, space, l.names)
+}
+
 // restore puts the first blocks of the prompt into the slot and returns how many tokens these are. After an error the slot is
 // empty: that is what the server makes of a failed restore, and what erase makes sure of.
 func (s *Slots) restore(ctx context.Context, l *Lease, blocks int) (tokens int, err error) {
