@@ -95,7 +95,7 @@ func runReplay(ctx context.Context, inv *invocation, o replayOptions) error {
 	if inv.json() {
 		return inv.printJSON("kv_replay", replayDocument(trace, continued, caches, o))
 	}
-	inv.say("%d requests, %d blocks asked for; %d requests are continued later", len(trace), caches[0].Asked, continued)
+	inv.say("%d requests, %d blocks; conversations that go on later: %d", len(trace), caches[0].Asked, continued)
 	return inv.printReplay(caches)
 }
 
