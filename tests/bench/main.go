@@ -22,7 +22,7 @@
 //
 // "beside_relays" figures are what the gateway adds beside what two bare relays add on the same machine in the same run:
 // processes in place of gateway and agents that copy bytes between the same kinds of connections (TCP, TLS, unix socket) and
-// do nothing else. With a read and a write for each token and hop, nobody can add less.
+// do nothing else. With a connection for each request, and so a read and a write for each token and hop, nobody can add less.
 //
 // What a core can do is counted by the CPU time of the gateway's process, with key, limits and metering, against
 // httputil.ReverseProxy (FlushInterval −1, no checks at all) in a process of its own in front of the same agents: tokens of

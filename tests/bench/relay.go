@@ -16,8 +16,8 @@ import (
 )
 
 // relayed is one hop of the bare way: what two processes between client and engine cost when all that they do is to copy
-// bytes, over the same kind of connections as gateway and agent. Nobody can do their work for less than that with a read and
-// a write for each token, so it is the floor of what Penstock adds on a machine.
+// bytes, over the same kinds of connections as gateway and agent. With a connection for each request, and so a read and a
+// write for each token, nobody can do their work for less.
 type relayed struct {
 	State   string   // whose CA both ends of the TLS are of
 	Network string   // of the next hop: "unix", else TCP
