@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
+	"github.com/penstock/penstock/agent/engine"
 	"github.com/penstock/penstock/agent/engine/kvevents"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	"github.com/penstock/penstock/kvstore/index"
@@ -167,17 +170,52 @@ func (r *run) eventSockets(n int) (live, replay string) {
 
 // followBlocks reads the engine's KV events until stop is called, after which nothing is held any more.
 func (r *run) followBlocks(ctx context.Context, e *engineRun) (stop func()) {
-	if e.events.Endpoint == "" {
+	book := kvevents.NewBook(index.Identity{Seed: r.adm.blockSeed, Namespace: r.adm.deployment.Name}, 0)
+	var follow func(context.Context)
+	switch {
+	case e.events.Endpoint != "":
+		feed := kvevents.NewFeed(e.events, book, r.blocks.take, r.log)
+		follow = func(ctx context.Context) { _ = feed.Run(ctx) }
+	case r.traits.Events == spec.PolledJSON && r.adm.blockSeed != 0 && e.reader != nil:
+		follow = func(ctx context.Context) { r.pollBlocks(ctx, e, kvevents.NewPolled(book)) }
+	default:
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	book := kvevents.NewBook(index.Identity{Seed: r.adm.blockSeed, Namespace: r.adm.deployment.Name}, 0)
-	feed := kvevents.NewFeed(e.events, book, r.blocks.take, r.log)
 	var following sync.WaitGroup
-	following.Go(func() { _ = feed.Run(ctx) })
+	following.Go(func() { follow(ctx) })
 	return func() {
 		cancel()
 		following.Wait()
 		r.blocks.take(book.Reset())
+	}
+}
+
+// pollBlocks asks the engine once an interval. An engine that does not know the call is asked no more.
+func (r *run) pollBlocks(ctx context.Context, e *engineRun, p *kvevents.Polled) {
+	for sleep(ctx, r.opts.Interval) {
+		if !e.serving.Load() {
+			continue
+		}
+		quick, cancel := context.WithTimeout(ctx, max(2*time.Second, r.opts.Interval))
+		answer, err := e.reader.TakeKVEvents(quick)
+		cancel()
+		var no *engine.StatusError
+		if errors.As(err, &no) {
+			r.log.Info().Err(err).Msg("the engine tells of no KV events")
+			return
+		}
+		if err != nil {
+			r.log.Debug().Err(err).Msg("KV events not read")
+			continue // what they said shows as missing in the next answer
+		}
+		changes, lost, err := p.Take(answer)
+		switch {
+		case err != nil:
+			r.log.Warn().Err(err).Msg("KV events are not understood")
+		case lost:
+			r.log.Warn().Msg("KV events were lost, the engine's blocks are forgotten")
+		}
+		r.blocks.take(changes)
 	}
 }

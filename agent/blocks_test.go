@@ -4,13 +4,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"pgregory.net/rapid"
 
+	"github.com/penstock/penstock/agent/engine"
 	"github.com/penstock/penstock/agent/engine/kvevents"
+	spec "github.com/penstock/penstock/jobspecs/engine"
 	"github.com/penstock/penstock/kvstore/index"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
@@ -147,6 +153,68 @@ func TestBlocksOfAnEngine(t *testing.T) {
 	a.cancel()
 	<-a.done
 	await(t, "nothing is held any more", func() bool { return holds() == 0 })
+}
+
+// TestPolledBlocks: an engine that is asked for its events, which answers nonsense in between and then loses some; one that knows
+// no such call is asked once.
+func TestPolledBlocks(t *testing.T) {
+	t.Parallel()
+	answers := make(chan string, 10)
+	asked := atomic.Int32{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		asked.Add(1)
+		if q.Method != http.MethodPost || q.URL.Path != "/kv_cache_events" {
+			http.NotFound(w, q)
+			return
+		}
+		select {
+		case a, more := <-answers:
+			if !more {
+				http.NotFound(w, q)
+				return
+			}
+			fmt.Fprint(w, a)
+		default:
+			fmt.Fprint(w, "[]")
+		}
+	}))
+	t.Cleanup(srv.Close)
+	r := &run{opts: Options{Interval: 2 * time.Millisecond}, blocks: &heldBlocks{}, adm: &admission{blockSeed: 5}, log: zerolog.Nop()}
+	r.traits.Events = spec.PolledJSON
+	e := &engineRun{reader: engine.New(engine.Options{Address: srv.Listener.Addr().String()})}
+	t.Cleanup(e.reader.Close)
+	stop := r.followBlocks(t.Context(), e)
+	held := func(n int) func() bool {
+		return func() bool {
+			r.blocks.mu.Lock()
+			defer r.blocks.mu.Unlock()
+			return len(r.blocks.held) == n
+		}
+	}
+	stored := func(id int, hashes ...int) string {
+		blocks := []string{}
+		for _, h := range hashes {
+			blocks = append(blocks, fmt.Sprintf(`{"block_hash":%d,"tokens":[{"token_id":%d}],"cache_level":0}`, h, h))
+		}
+		return fmt.Sprintf(`[{"event_id":%d,"data":{"type":"stored","parent_hash":null,"blocks":[%s]}}]`, id, strings.Join(blocks, ","))
+	}
+	answers <- stored(0, 1, 2, 3)
+	time.Sleep(10 * time.Millisecond)
+	if asked.Load() != 0 {
+		t.Error("an engine that does not serve yet was asked")
+	}
+	e.serving.Store(true)
+	await(t, "three blocks", held(3))
+	answers <- "nonsense"
+	answers <- stored(1, 7)
+	await(t, "one more", held(4))
+	answers <- stored(9, 8)
+	await(t, "one block after a loss", held(1))
+	close(answers)
+	last := asked.Load()
+	await(t, "the call is refused", func() bool { return asked.Load() > last })
+	stop()
+	await(t, "nothing after the engine", held(0))
 }
 
 func await(t *testing.T, what string, ok func() bool) {
