@@ -75,7 +75,7 @@ func newController(ctx context.Context, inv *invocation, o serveOptions) (c *con
 	if c.log, flush, err = inv.roleLogger(o.logFile); err != nil {
 		return c, err
 	}
-	c.defer_(func() error { flush(); return nil })
+	c.atClose(func() error { flush(); return nil })
 	if err := c.openState(ctx); err != nil {
 		return c, err
 	}
@@ -91,7 +91,8 @@ func newController(ctx context.Context, inv *invocation, o serveOptions) (c *con
 	return c, identity.WriteEndpoint(filepath.Join(c.state, endpointFile), c.endpoint)
 }
 
-func (c *controller) defer_(f func() error) { c.closers = append(c.closers, f) }
+// atClose has close call f.
+func (c *controller) atClose(f func() error) { c.closers = append(c.closers, f) }
 
 // close undoes what newController did, last first.
 func (c *controller) close() error {
@@ -121,7 +122,7 @@ func (c *controller) openState(ctx context.Context) (err error) {
 		}
 		return err
 	}
-	c.defer_(c.ledger.Release)
+	c.atClose(c.ledger.Release)
 	if c.ca, err = identity.OpenCA(filepath.Join(c.state, caFolder)); err != nil {
 		return err
 	}
@@ -193,7 +194,7 @@ func (c *controller) listen(o serveOptions) (err error) {
 	if c.agents, err = net.Listen("tcp", c.agentsAddress()); err != nil {
 		return fmt.Errorf("listen for agents: %w; choose another address with --listen", err)
 	}
-	c.defer_(closing(c.agents))
+	c.atClose(closing(c.agents))
 	name, err := c.advertised()
 	if err != nil {
 		return err
@@ -209,7 +210,7 @@ func (c *controller) listen(o serveOptions) (err error) {
 	if c.owner, err = server.OwnerListener(c.endpoint.Socket, c.log); err != nil {
 		return fmt.Errorf("listen for the command line: %w", err)
 	}
-	c.defer_(closing(c.owner))
+	c.atClose(closing(c.owner))
 	if o.noGateway {
 		return nil
 	}
@@ -217,14 +218,14 @@ func (c *controller) listen(o serveOptions) (err error) {
 		return err
 	}
 	c.endpoint.GatewayURL = c.clients.url
-	c.defer_(closing(c.clients))
+	c.atClose(closing(c.clients))
 	return nil
 }
 
 // wire makes the loops and servers.
 func (c *controller) wire(o serveOptions) (err error) {
 	c.upstream = newUpstream(c.holder.Certificate, c.ca.Pool())
-	c.defer_(func() error { c.upstream.Close(); return nil })
+	c.atClose(func() error { c.upstream.Close(); return nil })
 	c.publisher = fleet.NewPublisher(fleet.PublisherOptions{Source: c.view, Changed: c.fleet.Changed, Term: c.endpoint.Term})
 	if c.loop, err = reconcile.New(c.reconcileOptions()); err != nil {
 		return err

@@ -201,11 +201,16 @@ func TestFailedHandshakesAreCounted(t *testing.T) {
 	_, _ = slow.Write([]byte{22, 3, 1}) // the beginning of a handshake, and then nothing
 	eventually(t, "both are counted", func() bool { return d.counted(handshake) == 2 })
 	closed(t, slow)
+}
+
+func TestConnectionsAreFollowedThroughTLS(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t, Limits{}, patience, true)
 	c := tls.Client(d.dial(t), &tls.Config{InsecureSkipVerify: true})
 	if err := ask(c, "/"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a connection through TLS is followed", func() bool { return d.count(idle) == 1 && d.count("") == 1 })
+	eventually(t, "it is seen to be idle", func() bool { return d.count(idle) == 1 && d.count("") == 1 })
 	_ = c.Close()
 	eventually(t, "nothing is left", func() bool { return d.count("") == 0 && d.count(idle) == 0 && d.count(silent) == 0 })
 }
