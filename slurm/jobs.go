@@ -34,6 +34,7 @@ func (c *Cluster) Jobs(ctx context.Context) ([]cluster.Job, error) {
 		return nil, fmt.Errorf("list Slurm's jobs: %w", unknown(err))
 	}
 	c.lookUp(ctx, c.note(entries, asked))
+	c.reused(ctx, c.missed())
 	c.enforce(ctx)
 	return c.all(), nil
 }

@@ -242,6 +242,9 @@ func TestReusedByAnother(t *testing.T) {
 	f.queue(row(), row("JobID=8", "Comment=penstock:0123456789ab:web-mixed-1-bbbbbbbb"))
 	f.jobs()
 	f.queue()
+	if jobs := f.jobs(); len(jobs) != 2 || jobs[0].State != cluster.JobUnknown {
+		t.Errorf("got %+v", jobs)
+	}
 	f.write("squeue.jobs", row("Name=train", "Comment=", "WorkDir=/home/bob"))
 	jobs := f.jobs()
 	if len(jobs) != 2 || jobs[0].State != cluster.JobEnded || !strings.Contains(jobs[0].Reason, "given to another job") || jobs[1].State != cluster.JobUnknown {

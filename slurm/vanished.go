@@ -1,8 +1,10 @@
 package slurm
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +27,6 @@ func (c *Cluster) lookUp(ctx context.Context, gone []jobKey) {
 	}
 	c.metrics.vanished.Add(float64(len(gone)))
 	c.log.Warn().Int("jobs", len(gone)).Str("job", gone[0].id).Msg("jobs have vanished from Slurm's list")
-	c.reused(ctx, gone)
 	c.mu.Lock()
 	closed := c.noSacct
 	c.mu.Unlock()
@@ -48,9 +49,26 @@ func (c *Cluster) lookUp(ctx context.Context, gone []jobKey) {
 	c.noteAccounts(parseAccounts(out))
 }
 
+// missed lists the jobs of which nobody knows what has become.
+func (c *Cluster) missed() (keys []jobKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, r := range c.known {
+		if !r.missed.IsZero() && r.over.IsZero() {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b jobKey) int { return cmp.Compare(a.id, b.id) })
+	return keys
+}
+
 // reused asks, once for all, whether the IDs of jobs that are not listed any more belong to other jobs now, other users' among
 // them, which the list of ours does not show. Then ours were lost in a crash of slurmctld, and nobody will ever tell of them.
+// It asks with every list for as long as they are missed: the ID may be given out later.
 func (c *Cluster) reused(ctx context.Context, gone []jobKey) {
+	if len(gone) == 0 {
+		return
+	}
 	ids := make([]string, len(gone))
 	for i, key := range gone {
 		ids[i] = key.id
