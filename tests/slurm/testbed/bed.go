@@ -32,7 +32,6 @@ const (
 type Options struct {
 	Version    string        // "" = this machine's own Slurm; else "24.11" or "26.05", in a chroot that is made once
 	ShortMax   time.Duration // MaxTime of the partition short; 0 = 2 minutes
-	Accounting bool          // MariaDB and slurmdbd too
 	Keep       bool          // the bed outlives this process; else the kernel ends it with it
 }
 
@@ -101,14 +100,13 @@ func (b *Bed) build(ctx context.Context) (err error) {
 // record is what Open needs to know, in bed.json.
 type record struct {
 	Version    string
-	Accounting bool
 	ShortMax   time.Duration
 	Owner      int    // process that made it
 	Since      string // when that process was started, in ticks; "" with Keep
 }
 
 func (b *Bed) writeRecord() error {
-	r := record{Version: b.opts.Version, Accounting: b.opts.Accounting, ShortMax: b.opts.ShortMax, Owner: os.Getpid()}
+	r := record{Version: b.opts.Version, ShortMax: b.opts.ShortMax, Owner: os.Getpid()}
 	if !b.opts.Keep {
 		r.Since = startOf(os.Getpid())
 	}
@@ -133,7 +131,7 @@ func Open(ctx context.Context, dir string) (*Bed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the test bed %s: %w", dir, err)
 	}
-	b := &Bed{Dir: dir, opts: Options{Version: r.Version, Accounting: r.Accounting, ShortMax: r.ShortMax, Keep: r.Since == ""}}
+	b := &Bed{Dir: dir, opts: Options{Version: r.Version, ShortMax: r.ShortMax, Keep: r.Since == ""}}
 	if b.root, err = rootOf(ctx, r.Version); err != nil {
 		return nil, err
 	}
