@@ -30,9 +30,9 @@ const (
 
 // Options say what bed to build. The zero value is one of this machine's own Slurm that ends with this process.
 type Options struct {
-	Version    string        // "" = this machine's own Slurm; else "24.11" or "26.05", in a chroot that is made once
-	ShortMax   time.Duration // MaxTime of the partition short; 0 = 2 minutes
-	Keep       bool          // the bed outlives this process; else the kernel ends it with it
+	Version  string        // "" = this machine's own Slurm; else "24.11" or "26.05", in a chroot that is made once
+	ShortMax time.Duration // MaxTime of the partition short; 0 = 2 minutes
+	Keep     bool          // the bed outlives this process; else the kernel ends it with it
 }
 
 // Bed is one cluster. Its methods may be called from several goroutines, except those on one and the same machine.
@@ -99,10 +99,10 @@ func (b *Bed) build(ctx context.Context) (err error) {
 
 // record is what Open needs to know, in bed.json.
 type record struct {
-	Version    string
-	ShortMax   time.Duration
-	Owner      int    // process that made it
-	Since      string // when that process was started, in ticks; "" with Keep
+	Version  string
+	ShortMax time.Duration
+	Owner    int    // process that made it
+	Since    string // when that process was started, in ticks; "" with Keep
 }
 
 func (b *Bed) writeRecord() error {
