@@ -104,7 +104,7 @@ func TestBound(t *testing.T) {
 		}
 	}
 	rng := rand.New(rand.NewPCG(4, 4))
-	for range 1500 {
+	for range 700 {
 		w.step(rng.IntN)
 		if b := w.x.Stats().Bytes; b > limit {
 			t.Fatalf("%d bytes, the bound is %d", b, limit)
