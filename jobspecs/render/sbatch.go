@@ -211,14 +211,14 @@ func (j SlurmJob) others(b *strings.Builder, r jobspecs.Role) {
 	}
 	srun := []string{
 		"srun --overlap --relative=1 --nodes=" + n + " --ntasks=" + n + " --ntasks-per-node=1", cpus,
-		"--export=ALL --kill-on-bad-exit=1 --input=none --open-mode=append",
-		quote("--output=" + pattern(j.LogDir) + "/agent-others.log"),
+		"--export=ALL --kill-on-bad-exit=1 --input=none",
 	}
 	if gpus := j.gpus(r); len(gpus) > 0 {
 		srun = append(srun, strings.Join(gpus, " ")+" --gpu-bind=none")
 	}
-	fmt.Fprintf(b, "\n# Ranks 1 to %s, one on each further node.\n(\n  %s \\\n    %s ||\n    kill -s TERM $$\n) &\n", n,
-		strings.Join(srun, " \\\n    "), command(append(j.agent(r.Nodes), "--first-rank", "1"), "      ", nil))
+	fmt.Fprintf(b, "\n# Ranks 1 to %s, one on each further node.\n(\n  # shellcheck disable=SC2016 # the ranks expand it\n"+
+		"  %s \\\n    bash -c 'exec \"$@\" >>\"$0/agent-$((SLURM_PROCID + 1)).log\" 2>&1' %s \\\n    %s ||\n    kill -s TERM $$\n) &\n", n,
+		strings.Join(srun, " \\\n    "), quote(j.LogDir), command(append(j.agent(r.Nodes), "--first-rank", "1"), "      ", nil))
 }
 
 // agent is the command line of an agent in a Slurm job; its rank is in Slurm's environment.

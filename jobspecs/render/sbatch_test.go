@@ -167,12 +167,12 @@ func TestSbatchScriptRuns(t *testing.T) {
 	dir := t.TempDir()
 	agent := filepath.Join(dir, "it's penstock")
 	write(t, agent, "#!/bin/bash\nrecord=\"$RECORD.$$\"\nprintf '%s\\n' \"$PENSTOCK_LAUNCH\" \"$PENSTOCK_RUN\" \"$SLURM_JOB_END_TIME\" \"$@\" >\"$record.tmp\"\n"+
-		"mv \"$record.tmp\" \"$record\"\nuntil [ -e \"$RECORD.go\" ]; do sleep 0.01; done\ncase \"$*\" in *first-rank*) exit 0 ;; esac\nexit 7\n", 0o700)
+		"echo \"this is $PENSTOCK_LAUNCH\"\nmv \"$record.tmp\" \"$record\"\nuntil [ -e \"$RECORD.go\" ]; do sleep 0.01; done\ncase \"$*\" in *first-rank*) exit 0 ;; esac\nexit 7\n", 0o700)
 	write(t, filepath.Join(dir, "srun"), "#!/bin/bash\nprintf '%s\\n' \"$@\" >\"$RECORD.srun\"\nwhile [ \"${1#-}\" != \"$1\" ]; do shift; done\nexec \"$@\"\n", 0o700)
 	write(t, filepath.Join(dir, "squeue"), "#!/bin/bash\n[ \"$SLURM_TIME_FORMAT\" = %s ] && echo 1795520815\n", 0o700)
 	d := parse(t, "x", slurmHead+"roles: {mixed: {nodes: 3, gpus: 1}}\nslurm: {setup: [\"export FROM_SETUP=1\", \"false\"]}\n")
 	j := slurmJob(d, jobspecs.Mixed)
-	j.Penstock, j.JoinFile = agent, "/join $1 'x'"
+	j.Penstock, j.JoinFile, j.LogDir = agent, "/join $1 'x'", dir
 	text, err := Sbatch(j)
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func TestSbatchScriptRuns(t *testing.T) {
 	script, record := filepath.Join(dir, "script"), filepath.Join(dir, "record")
 	write(t, script, text, 0o600)
 	cmd := exec.Command("bash", script)
-	cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "RECORD=" + record, "SLURM_JOB_ID=42", "SLURM_RESTART_COUNT=2", "SLURM_CPUS_ON_NODE=8"}
+	cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "RECORD=" + record, "SLURM_JOB_ID=42", "SLURM_RESTART_COUNT=2", "SLURM_CPUS_ON_NODE=8", "SLURM_PROCID=0"}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +210,9 @@ func TestSbatchScriptRuns(t *testing.T) {
 	}
 	if diff := cmp.Diff(append(want, "--first-rank", "1"), others); diff != "" {
 		t.Errorf("others (-want +got):\n%s", diff)
+	}
+	if got := lines(t, filepath.Join(dir, "agent-1.log")); len(got) != 1 || got[0] != "this is "+j.Launch {
+		t.Errorf("the log of rank 1: %q", got)
 	}
 	srun := lines(t, record+".srun")
 	for _, option := range []string{"--relative=1", "--nodes=2", "--cpus-per-task=8", "--export=ALL", "--gpu-bind=none", "--gres=gpu:1", "--kill-on-bad-exit=1", "--overlap"} {

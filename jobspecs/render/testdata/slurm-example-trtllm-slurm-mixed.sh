@@ -29,11 +29,12 @@ fi
 
 # Ranks 1 to 1, one on each further node.
 (
+  # shellcheck disable=SC2016 # the ranks expand it
   srun --overlap --relative=1 --nodes=1 --ntasks=1 --ntasks-per-node=1 \
     "--cpus-per-task=$SLURM_CPUS_ON_NODE" \
-    --export=ALL --kill-on-bad-exit=1 --input=none --open-mode=append \
-    --output=/home/ada/.local/state/penstock/logs/x/agent-others.log \
+    --export=ALL --kill-on-bad-exit=1 --input=none \
     --gres=gpu:8 --gpu-bind=none \
+    bash -c 'exec "$@" >>"$0/agent-$((SLURM_PROCID + 1)).log" 2>&1' /home/ada/.local/state/penstock/logs/x \
     /home/ada/bin/penstock agent \
       --cluster slurm \
       --join /home/ada/.local/state/penstock/join/x.json \
