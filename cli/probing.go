@@ -29,7 +29,7 @@ type prober struct{ client *upstream.Client }
 func (p prober) Probe(ctx context.Context, t reconcile.Target) error {
 	model, to := t.Deployment.Model.ServedName, upstreamTarget(t)
 	traits, _ := traits(t.Deployment.Engine.Kind)
-	if t.Peer != nil && traits.Disaggregation == engine.KVTransferParams {
+	if t.Peer != nil && (traits.Disaggregation == engine.KVTransferParams || traits.Disaggregation == engine.SlotFiles) {
 		if t.Role == jobspecs.Prefill {
 			return p.client.ProbePair(ctx, to, upstreamTarget(*t.Peer), model)
 		}

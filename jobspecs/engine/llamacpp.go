@@ -124,6 +124,10 @@ func (llamacpp) check(d jobspecs.Deployment) (errs jobspecs.Errors) {
 			errs = append(errs, problem(rolePath(kind, "parallel.data"), "use replicas instead", "llamacpp has no data parallel copies in one server"))
 		}
 	}
+	if _, split := d.Roles[jobspecs.Prefill]; split && d.KV.Host == 0 {
+		errs = append(errs, problem("kv.host", "say how much memory KV blocks may take on each node, such as 4GiB",
+			"is missing: prefill and decode replicas of llamacpp hand KV over through it"))
+	}
 	return errs
 }
 

@@ -201,7 +201,7 @@ func (g *Gateway) try(ctx context.Context, q *request, p plan, m *member, d rout
 	if n := len(q.attempts); n > 1 {
 		call.Request += "-" + strconv.Itoa(n) // an engine may still hold the one before
 	}
-	call.Body = g.prefillFirst(ctx, q, m, call)
+	call = g.prefillFirst(ctx, q, m, call)
 	resp, err := g.opts.Upstream.Do(ctx, m.target, call)
 	if err != nil {
 		failure = failureOf(err)

@@ -16,30 +16,43 @@ import (
 // maxPrefillAnswer bounds what a prefill replica answers: one token and the transfer parameters.
 const maxPrefillAnswer = 4 << 20
 
-// prefillFirst returns the body for a decode replica. Where the deployment has prefill replicas and the engine splits by
-// kv_transfer_params, one of them reads the prompt first, and what it says about its KV blocks is put into the body as it is.
-// When that fails the body goes out unchanged: a decode replica reads the prompt itself then, only slower.
-func (g *Gateway) prefillFirst(ctx context.Context, q *request, decode *member, call upstream.Call) []byte {
-	if decode.role != jobspecs.Decode || decode.traits.Disaggregation != engine.KVTransferParams || !q.makesTokens() {
-		return call.Body
+// prefillFirst returns the call for a decode replica. Where the deployment has prefill replicas, one of them reads the prompt
+// first, and the call says where its KV is: in vLLM's kv_transfer_params, as the prefill replica gave them, or for llama.cpp in a
+// header for the agent, which takes the blocks from the other agent. When that fails the call goes out unchanged: a decode
+// replica reads the prompt itself then, only slower.
+func (g *Gateway) prefillFirst(ctx context.Context, q *request, decode *member, call upstream.Call) upstream.Call {
+	if decode.role != jobspecs.Decode || !q.makesTokens() {
+		return call
+	}
+	byAgents := decode.traits.Disaggregation == engine.SlotFiles
+	if !byAgents && decode.traits.Disaggregation != engine.KVTransferParams || byAgents && q.estimate < worthMoving {
+		return call
 	}
 	body, err := rawjson.Parse(call.Body, g.opts.Limits.MaxDepth)
 	if err != nil {
-		return call.Body
+		return call
 	}
 	m, d := g.choosePrefill(q, decode)
 	if m == nil {
-		return call.Body
+		return call
 	}
-	params, failure := g.prefill(ctx, q, m, d, call, body)
+	answer, failure := g.prefill(ctx, q, m, d, call, body, byAgents)
 	if failure != "" {
 		g.metrics.upstream.WithLabelValues("prefill_" + failure).Inc()
 	}
-	if absent(params) {
-		return call.Body
+	switch params := inside(answer, "kv_transfer_params"); {
+	case answer == nil:
+	case byAgents:
+		call.Headers = append(slices.Clip(call.Headers), upstream.KVFrom(m.target))
+	case !absent(params):
+		call.Body = body.Edit(nil, rawjson.Edit{Name: "kv_transfer_params", Value: params})
 	}
-	return body.Edit(nil, rawjson.Edit{Name: "kv_transfer_params", Value: params})
+	return call
 }
+
+// worthMoving is the number of tokens below which a llama.cpp prompt is not worth the way over two agents: there may be
+// no whole block in it.
+const worthMoving = 256
 
 func (g *Gateway) choosePrefill(q *request, decode *member) (*member, route.Decision) {
 	list := g.pools.candidates.get()
@@ -61,8 +74,8 @@ func (g *Gateway) choosePrefill(q *request, decode *member) (*member, route.Deci
 	return nil, d
 }
 
-// prefill has m read the prompt and returns its kv_transfer_params, nil when it gives none.
-func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.Decision, call upstream.Call, body rawjson.Object) (params []byte, failure string) {
+// prefill has m read the prompt and returns its answer, nil when it gives none.
+func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.Decision, call upstream.Call, body rawjson.Object, byAgents bool) (answer []byte, failure string) {
 	a := &attempt{m: m, waiting: q.estimate, rec: attemptRecord(m, d)}
 	q.attempts = append(q.attempts, a.rec)
 	m.inflight.Add(1)
@@ -75,8 +88,12 @@ func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.De
 		{Name: "stream_options"},
 		{Name: "min_tokens"},
 		{Name: "return_token_ids"},
-		{Name: "kv_transfer_params", Value: []byte(`{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,` +
-			`"remote_block_ids":null,"remote_host":null,"remote_port":null}`)},
+	}
+	if byAgents {
+		call.Headers = append(slices.Clip(call.Headers), upstream.KVSave)
+	} else {
+		edits = append(edits, rawjson.Edit{Name: "kv_transfer_params", Value: []byte(`{"do_remote_decode":true,"do_remote_prefill":false,` +
+			`"remote_engine_id":null,"remote_block_ids":null,"remote_host":null,"remote_port":null}`)})
 	}
 	if !absent(body.Get("max_completion_tokens")) {
 		edits = append(edits, rawjson.Edit{Name: "max_completion_tokens", Value: []byte("1")})
@@ -100,10 +117,10 @@ func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.De
 	if resp.Status != http.StatusOK {
 		return nil, "" // the decode replica refuses the request as well, and says why
 	}
-	answer, err := io.ReadAll(io.LimitReader(resp, maxPrefillAnswer))
+	answer, err = io.ReadAll(io.LimitReader(resp, maxPrefillAnswer))
 	if err != nil {
 		return nil, failureOf(err)
 	}
 	a.rec.Tokens = 1
-	return inside(answer, "kv_transfer_params"), ""
+	return answer, ""
 }

@@ -41,11 +41,15 @@ func read(source, text string) (jobspecs.Deployment, error) {
 // all.
 func joinable(d jobspecs.Deployment) jobspecs.Errors {
 	e := engine.For(d.Engine.Kind)
-	if _, split := d.Roles[jobspecs.Prefill]; !split || e == nil || e.Traits().Disaggregation == engine.KVTransferParams {
+	if _, split := d.Roles[jobspecs.Prefill]; !split || e == nil {
+		return nil
+	}
+	switch e.Traits().Disaggregation {
+	case engine.KVTransferParams, engine.SlotFiles:
 		return nil
 	}
 	return jobspecs.Errors{{
-		Path: "roles.prefill", What: fmt.Sprintf("this release joins prefill and decode replicas of vllm and sim only, not of %s", d.Engine.Kind),
+		Path: "roles.prefill", What: fmt.Sprintf("this release joins prefill and decode replicas of vllm, llamacpp and sim only, not of %s", d.Engine.Kind),
 		Hint: "use mixed replicas",
 	}}
 }

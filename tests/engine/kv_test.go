@@ -211,3 +211,47 @@ func (b *kvBench) cold(ctx context.Context, t *testing.T, weights, args, prompt 
 	}
 	b.down(ctx, t, "chat")
 }
+
+const pairDeployment = `apiVersion: penstock/v1
+name: pair
+model: {path: %s, servedName: induction}
+engine: {kind: llamacpp, command: [%s]}
+roles:
+  prefill: {replicas: 1, cpus: 1}
+  decode: {replicas: 1, cpus: 1}
+serving: {maxContext: 4096}
+kv: {host: 128MiB}
+`
+
+// TestPrefillElsewhere: one llama-server reads the prompt, another one answers, and neither knows of the other. The answer is
+// that of a server which has read the prompt itself.
+func TestPrefillElsewhere(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	weights := model(ctx, t)
+	b := &kvBench{Installation: installation.ForTest(t), server: llama(ctx, t), disk: filepath.Join(t.TempDir(), "kv"), bucket: filepath.Join(t.TempDir(), "bucket")}
+	b.MustRun(ctx, t, "serve", "--detach")
+	alone := map[int]scored{}
+	client := b.up(ctx, t, "alone", weights, "-t, 1")
+	for n := range 3 {
+		prompt, _ := long(n)
+		alone[n] = score(ctx, t, client, prompt)
+	}
+	b.down(ctx, t, "alone")
+	path, err := b.Write("pair.yaml", fmt.Sprintf(pairDeployment, weights, b.server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.MustRun(ctx, t, "run", "--timeout", "120s", path)
+	for n := range 3 {
+		prompt, secret := long(n)
+		got := score(ctx, t, client, prompt)
+		if !strings.HasPrefix(got.text, secret) || !got.like(alone[n]) {
+			t.Errorf("prompt %d: %q %v, and %q %v from one server alone", n, got.text, got.logprobs, alone[n].text, alone[n].logprobs)
+		}
+		if read := got.prompt - got.cached; read > kvBlock {
+			t.Errorf("prompt %d: decode has read %d of %d tokens itself", n, read, got.prompt)
+		}
+	}
+	b.MustRun(ctx, t, "stop", "--all", "--wait", "--timeout", "60s")
+}
