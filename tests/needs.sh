@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need from Debian's packages, as root; else says what is missing. Safe to run again and again.
 #   gcc         compiles the small stub libnvidia-ml.so of the NVML test
-#   shellcheck  reads the scripts that `penstock render` prints
+#   ShellCheck  reads the scripts that `penstock render` prints
 #   nodejs npm  run the openai client against the gateway
 #   curl        stands in README's examples
 #   slurm...    a real Slurm cluster in namespaces (tests/slurm); debootstrap makes the chroots with other releases of it
