@@ -203,6 +203,7 @@ func (l *Lease) prepare(ctx context.Context) error {
 	if l.from != nil && found < len(l.names) && found*l.s.o.BlockTokens >= has-l.s.o.BlockTokens {
 		found = l.fetch(ctx, found)
 	}
+	l.slot.stored = max(min(l.slot.stored, has), found*l.s.o.BlockTokens) // of this prompt
 	if gain := found*l.s.o.BlockTokens - has; gain < l.s.o.BlockTokens {
 		l.s.o.Metrics.reused.Add(float64(has))
 		return patient(ctx, nil)

@@ -165,6 +165,20 @@ func TestFromAnotherAgent(t *testing.T) {
 	l.End(true)
 }
 
+// TestAnotherPromptInASlot: a prompt that takes the slot of another one with the same beginning is stored as well.
+func TestAnotherPromptInASlot(t *testing.T) {
+	store := newStore(t)
+	b := newBench(t, 1, store)
+	one, two := "@K"+text(200, 1), "@K"+text(200, 2)
+	for _, prompt := range []string{one, two} {
+		b.ask("t", prompt)
+		b.settle()
+		if n := newBench(t, 1, store).ask("t", prompt); n > 10 {
+			t.Errorf("another server reads %d of 202 tokens", n)
+		}
+	}
+}
+
 // TestTurns: a conversation stays in its slot; another one beside it does not push it out.
 func TestTurns(t *testing.T) {
 	b := newBench(t, 2, newStore(t))
