@@ -169,7 +169,7 @@ func TestJSON(t *testing.T) {
 		"stop": {"stop", "stop demo"}, "wait": {"wait", "wait demo"}, "endpoint": {"endpoint", "endpoint"}, "events": {"event", "events"},
 		"key create": {"key", "key create me"}, "key list": {"keys", "key list"}, "key revoke": {"key_revoke", "key revoke me"}, "why": {"why", "why"},
 		"schema": {"schema", "schema"}, "config view": {"config", "config view"}, "completion": {"completion", "completion bash"},
-		"doctor": {"doctor", "doctor"}, // 1 where something is in the way
+		"doctor":  {"doctor", "doctor"}, // 1 where something is in the way
 		"version": {"version", "version"}, "kv replay": {"kv_replay", "kv replay --trace trace.jsonl --blocks 30"},
 	}
 	servers := []string{"serve", "gateway", "agent", "engine sim", "local-job"} // they print nothing but logs, and errors
