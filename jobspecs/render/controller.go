@@ -51,10 +51,14 @@ end=${SLURM_JOB_END_TIME:-$(SLURM_TIME_FORMAT=%s timeout 30 squeue --noheader --
 if [[ $end =~ ^[0-9]+$ ]]; then
   left=$((end - $(date +%s)))
   early=$((left / 4 < 900 ? left / 4 : 900))
-  (
-    sleep "$((left - early))"
+  ( # nothing of it is left when the job is over
+    trap 'kill "$nap"; exit' TERM
+    sleep "$((left - early))" &
+    nap=$!
+    wait "$nap"
     kill -s USR2 $$
   ) &
+  timer=$!
 fi
 
 while kill -0 "$serve" 2>/dev/null; do
@@ -67,5 +71,6 @@ last=$?
 if [ -z "$over" ] && [ -n "$successor" ]; then # it was told to stop, or the successor runs
   scancel --state=PENDING "${successor%%;*}"
 fi
+[ -z "${timer:-}" ] || kill "$timer" 2>/dev/null
 exit "$code"
 `
