@@ -62,6 +62,28 @@ func TestSecondController(t *testing.T) {
 	w.finish(13, "second controller on the same state folder from another node", "refused")
 }
 
+// TestControllerWalltime: the controller is a job itself and hands over to its successor before its two minutes are over.
+func TestControllerWalltime(t *testing.T) {
+	slow(t)
+	w := setup(t, testbed.Options{})
+	w.must("run", "--controller", "job", "--controller-sbatch", "--partition=short --time=2", "--timeout", "120s", w.file("web", deployment("gpu", "12h")))
+	w.connect()
+	w.gateway()
+	before := w.replicas()
+	w.traffic()
+	w.tr.Mark()
+	first := w.asAlice("squeue", "-h", "-n", "penstock-controller", "-t", "R", "-o", "%i")
+	w.untilTrue("job "+first+" of the first controller is over", func() bool {
+		out, err := w.bed.Root(w.ctx, "squeue", "-h", "-t", "all", "-j", first, "-o", "%T")
+		return err == nil && out != "RUNNING" && out != "PENDING" && out != "COMPLETING"
+	})
+	w.until("its successor sees both replicas", ready(2))
+	w.same(before)
+	w.note("jobs: %s", w.asRoot("squeue", "-h", "-t", "all", "-o", "%i %j %T %M"))
+	w.tr.Finished(w.ctx, traffic.Streams)
+	w.finish(15, "walltime of the controller's own job", "no replica changed")
+}
+
 // gateway starts a gateway of its own on login and makes it the one that the traffic goes through.
 func (w *world) gateway() {
 	w.t.Helper()
