@@ -40,7 +40,9 @@ func attackGateway(t *testing.T, s *siege) {
 		t.Errorf("the counter of refused keys went from %v to %v", before, after)
 	}
 	s.works(t, "keys", knockArgs{Hosts: hosts, Tries: []door{{What: "the right key", Header: "Authorization: Bearer " + s.client.Key}}})
-	s.fails(t, "paths", knockArgs{Hosts: hosts}, "answered 400", "answered 401", "answered 403", "answered 404", "answered 405", "answered 431")
+	// A header that is too long is answered and cut off while it still comes: which of the two is seen is chance.
+	s.fails(t, "paths", knockArgs{Hosts: hosts}, "answered 400", "answered 401", "answered 403", "answered 404", "answered 405", "answered 431",
+		"connection reset by peer")
 }
 
 // doors are wrong keys of every kind. The attacker knows even the key's public part.
