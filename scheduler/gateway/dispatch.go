@@ -97,9 +97,13 @@ func (g *Gateway) exhausted(q *request, failure string) *apiError {
 // choose picks a replica among those that can take the request and have not failed it.
 func (g *Gateway) choose(ctx context.Context, q *request, p plan) (*member, route.Decision, *apiError) {
 	deadline := time.Now().Add(p.patience)
+	probing := time.Now().Add(g.opts.Limits.Patience)
 	for {
 		m, d, refused := g.chooseNow(q, p)
-		if refused == nil || refused.status != http.StatusServiceUnavailable || !time.Now().Before(deadline) {
+		if refused == nil || refused.status != http.StatusServiceUnavailable {
+			return m, d, refused
+		}
+		if now := time.Now(); !now.Before(deadline) && (!now.Before(probing) || !g.probesFirst(q, p)) {
 			return m, d, refused
 		}
 		select {
@@ -108,6 +112,14 @@ func (g *Gateway) choose(ctx context.Context, q *request, p plan) (*member, rout
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// probesFirst tells whether a replica that could take the request has only just become ready: our first probe of it has not ended.
+func (g *Gateway) probesFirst(q *request, p plan) bool {
+	return slices.ContainsFunc(g.view.Load().deployments[q.model.Deployment], func(m *member) bool {
+		return m.ready.Load() && !m.draining.Load() && !m.probe.ended.Load() && m.role != jobspecs.Prefill && m.serves(p.path) &&
+			(p.fits == nil || p.fits(m)) && !slices.Contains(q.tried, m)
+	})
 }
 
 func (g *Gateway) chooseNow(q *request, p plan) (*member, route.Decision, *apiError) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -138,6 +139,28 @@ func TestProbes(t *testing.T) {
 	routable(0)
 	if n := len(g.engines[0].seen()); n != 4 {
 		t.Errorf("%d probes, two of which failed and one after a suspicion", n)
+	}
+}
+
+// TestFirstProbeIsWaitedFor: a request that comes right after `penstock run` has said that a replica is ready is not refused
+// because the gateway's own first probe is still under way; one is whose probe has failed.
+func TestFirstProbeIsWaitedFor(t *testing.T) {
+	for _, failing := range []bool{false, true} {
+		g := newTestGateway(t, 1, nil)
+		m := g.member(0)
+		m.routable.Store(false)
+		want := http.StatusOK
+		if failing {
+			want = http.StatusServiceUnavailable
+			g.engines[0].fail(slices.Repeat([]fault{{status: 503, reason: "loading"}}, 1000)...)
+		}
+		g.running()
+		if w := g.post(pathCompletions, `{"model":"m","prompt":"x","max_tokens":1}`); w.Code != want {
+			t.Errorf("failing %v: %d %s", failing, w.Code, w.Body)
+		}
+		if failing && !m.probe.ended.Load() {
+			t.Error("the request did not wait for the first probe")
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 // the probe while it is true.
 type probeState struct {
 	busy     atomic.Bool
+	ended    atomic.Bool // one has, whatever came of it
 	next     time.Time
 	failures int
 }
@@ -105,6 +106,7 @@ func (g *Gateway) probe(ctx context.Context, m *member, model string) {
 			log.Debug().Err(err).Int("failures", p.failures).Msg("replica is still not routable")
 		}
 	}
+	p.ended.Store(true)
 	p.busy.Store(false)
 	g.wakeProbes()
 }

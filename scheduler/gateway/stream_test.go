@@ -107,8 +107,9 @@ func TestClientGoes(t *testing.T) {
 			cancel()
 			resp.Body.Close()
 		} else {
+			before := len(g.engines[0].seen())
 			go func() {
-				for g.member(0).inflight.Load() == 0 {
+				for len(g.engines[0].seen()) == before { // it has to have the request, or it sees nobody go
 					time.Sleep(time.Millisecond)
 				}
 				cancel()
