@@ -97,9 +97,10 @@ func TestWalltime(t *testing.T) {
 		t.Errorf("something has failed: %+v", ended)
 	}
 	r := w.finish(16, "walltime reached: three handovers in a row of each of 2 replicas")
-	if r.downtime > 0 || r.refused > 0 || r.continued == 0 {
-		t.Errorf("no replica was ready for %s, %d requests were refused, %d were continued", r.downtime, r.refused, r.continued)
+	if r.downtime > 0 || r.refused > 0 {
+		t.Errorf("no replica was ready for %s, %d requests were refused", r.downtime, r.refused)
 	}
+	t.Logf("%d streams were continued", r.continued) // how many are under way at the end of a drain is chance
 }
 
 // TestWalltimeWithoutRoom: there is no GPU for a successor beside its predecessor. The gap is announced, requests in it are
