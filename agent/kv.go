@@ -150,9 +150,6 @@ func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	out.Header = r.Header.Clone()
 	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
-	if lease == nil {
-		return out, nothing, nil
-	}
 	if r.Header.Get(headerKVSave) == "" {
 		return out, lease.End, nil
 	}

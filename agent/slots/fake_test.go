@@ -30,6 +30,9 @@ type server struct {
 	calls map[string]int
 	fail  map[string]bool // actions that answer 400
 	wrong int             // tokens that were used with another prefix's KV
+
+	short    int    // says of a restore that it was of so many tokens less
+	restored func() // called after a restore
 }
 
 type fakeSlot struct {
@@ -47,8 +50,14 @@ func newServer(t *testing.T, n int) *server {
 
 // RoundTrip is the way to the server.
 func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)
+	if err := r.Context().Err(); err != nil {
+		return nil, err // it has been done all the same
+	}
 	return w.Result(), nil
 }
 
@@ -66,7 +75,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Content  string
 		Filename string
 		Messages []struct{ Content string }
-		IDSlot   int `json:"id_slot"`
+		IDSlot   int   `json:"id_slot"`
+		Cache    *bool `json:"cache_prompt"`
 	}
 	_ = json.Unmarshal(body, &in)
 	action := r.URL.Query().Get("action")
@@ -84,7 +94,14 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(map[string]any{"tokens": tokens(in.Content)})
 	case path == "/v1/completions":
 		var text string
-		_ = json.Unmarshal(in.Prompt, &text)
+		if several := []string{}; json.Unmarshal(in.Prompt, &several) == nil && len(several) > 0 {
+			text = several[0]
+		} else {
+			_ = json.Unmarshal(in.Prompt, &text)
+		}
+		if in.Cache != nil && !*in.Cache {
+			*s.slots[in.IDSlot] = fakeSlot{}
+		}
 		answer(s.complete(in.IDSlot, tokens(text)))
 	case strings.HasPrefix(path, "/slots/"):
 		id, _ := strconv.Atoi(strings.TrimPrefix(path, "/slots/"))
@@ -150,7 +167,10 @@ func (s *server) act(c *fakeSlot, action, path string) map[string]any {
 			}
 			c.kv = append(c.kv, binary.LittleEndian.Uint64(row[len(row)-16:]))
 		}
-		return map[string]any{"n_restored": len(c.tokens)}
+		if s.restored != nil {
+			s.restored()
+		}
+		return map[string]any{"n_restored": len(c.tokens) - s.short}
 	}
 	return map[string]any{}
 }

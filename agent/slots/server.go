@@ -112,6 +112,8 @@ type request struct {
 	} `json:"messages"`
 	N    int             `json:"n"`
 	LoRA json.RawMessage `json:"lora"`
+	// Reuse has the server move KV to other positions, which is not what a block's name says.
+	Reuse json.RawMessage `json:"n_cache_reuse"`
 }
 
 // promptIDs are the token ids that the server will read for a request.
@@ -120,7 +122,7 @@ func (s *Slots) promptIDs(ctx context.Context, path string, body []byte) ([]uint
 	if err := json.Unmarshal(body, &r); err != nil {
 		return nil, err
 	}
-	if r.N > 1 || len(r.LoRA) > 0 {
+	if r.N > 1 || len(r.LoRA) > 0 || len(r.Reuse) > 0 {
 		return nil, errNotText
 	}
 	switch path {
@@ -203,4 +205,19 @@ func withSlot(body []byte, id int) []byte {
 	}
 	out := make([]byte, 0, len(body)+len(head))
 	return append(append(append(out, body[:i]...), head...), body[i:]...)
+}
+
+// uncached has the server read all of a prompt, whatever its slot holds. It stands at the end: of two fields of one name the
+// server takes the last, and a client may have sent one. What is no object stays as it is, for the server to refuse.
+func uncached(body []byte) []byte {
+	end := bytes.LastIndexByte(body, '}')
+	if end < 0 {
+		return body
+	}
+	field := `,"cache_prompt":false`
+	if before := bytes.TrimRight(body[:end], " \t\r\n"); bytes.HasSuffix(before, []byte("{")) {
+		field = field[1:]
+	}
+	out := make([]byte, 0, len(body)+len(field))
+	return append(append(append(out, body[:end]...), field...), body[end:]...)
 }

@@ -7,7 +7,8 @@
 // it is erased before another one's request, whose time to the first token would otherwise tell what was asked before.
 //
 // Everything here is for speed. Whenever something is in doubt (a prompt with images, an answer of the server that is not
-// understood, a slow store), the request goes on as it came, and the server reads the prompt itself. What is restored is checked:
+// understood, a slow store), the request goes on, and the server reads the prompt itself: all of it, where it is not sure that
+// the slot holds nothing of another tenant's. What is restored is checked:
 // by the store (bytes), by the blocks (shape), by their names (tokens), and by the server's count of restored tokens.
 //
 // It does not know gateways, tiers, or how the server is started; it wants -kvu, --no-cache-idle-slots and flash attention.
@@ -77,6 +78,7 @@ type slot struct {
 	tokens []uint32 // what it holds; nil = not known or nothing
 	tenant string   // whose tokens these are
 	dirty  bool     // may hold something that we have not put there
+	passed bool     // as dirty, by a request without a slot; guarded by Slots.mu at all times
 	stored int      // leading tokens that the store has had
 }
 
@@ -99,7 +101,7 @@ func Open(ctx context.Context, o Options) (*Slots, error) {
 // Lease is a slot that one request has for itself. Its owner calls End exactly once, when the answer is over.
 type Lease struct {
 	s      *Slots
-	slot   *slot
+	slot   *slot // nil: the server chooses one
 	prompt []uint32
 	names  []kvstore.Name
 	tenant string
@@ -119,8 +121,8 @@ type Request struct {
 	From         Source // who has read the prompt just now; nil = nobody
 }
 
-// Take prepares a slot for a request and returns the body that names it. Without a lease (nil) the request is to be sent
-// as it came. It waits while all slots are busy; the only error is the context's.
+// Take prepares a slot for a request and returns the body that names it, or one that has the server read all of a prompt that
+// is more than one text. It waits while all slots are busy; the only error is the context's.
 func (s *Slots) Take(ctx context.Context, q Request) (*Lease, []byte, error) {
 	tenant, body := q.Tenant, q.Body
 	ids, cancel := context.WithTimeout(ctx, s.o.Patience)
@@ -132,7 +134,8 @@ func (s *Slots) Take(ctx context.Context, q Request) (*Lease, []byte, error) {
 		}
 		s.o.Metrics.passed.Inc()
 		s.o.Log.Debug().Err(err).Msg("request goes on without the KV store")
-		return nil, body, nil
+		s.pass()
+		return &Lease{s: s}, uncached(body), nil
 	}
 	slot, err := s.acquire(ctx, tenant, prompt)
 	if err != nil {
@@ -143,7 +146,19 @@ func (s *Slots) Take(ctx context.Context, q Request) (*Lease, []byte, error) {
 		s.release(slot)
 		return nil, nil, err
 	}
-	return l, withSlot(body, slot.id), nil
+	if body = withSlot(body, slot.id); slot.dirty {
+		body = uncached(body)
+	}
+	return l, body, nil
+}
+
+// pass notes that a request without a slot begins or ends: it may leave its tokens in any of them.
+func (s *Slots) pass() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.slots {
+		c.passed = true
+	}
 }
 
 // acquire waits for an idle slot and takes the one that suits best: with the longest common prefix of the same tenant, else the one that
@@ -165,7 +180,7 @@ func (s *Slots) acquire(ctx context.Context, tenant string, prompt []uint32) (*s
 			}
 		}
 		if best != nil {
-			best.busy = true
+			best.busy, best.dirty, best.passed = true, best.dirty || best.passed, false
 			s.mu.Unlock()
 			return best, nil
 		}
@@ -196,6 +211,7 @@ func (l *Lease) prepare(ctx context.Context) error {
 	if l.slot.tenant == l.tenant && !l.slot.dirty {
 		has = common(l.slot.tokens, l.prompt)
 	} else if err := l.s.erase(ctx, l.slot); err != nil {
+		l.slot.tenant = l.tenant // whose tokens will be in it: what it still holds is not read
 		return patient(ctx, err)
 	}
 	l.slot.tenant = l.tenant
@@ -244,6 +260,13 @@ func (l *Lease) EndSaved(ctx context.Context) {
 // first, by a goroutine that Close waits for: the client need not.
 func (l *Lease) End(answered bool) {
 	s := l.s
+	if l.slot == nil {
+		s.pass()
+		if l.saved != nil {
+			l.saved()
+		}
+		return
+	}
 	s.mu.Lock()
 	ended := s.ended
 	if !ended {

@@ -223,19 +223,100 @@ func TestServerRefuses(t *testing.T) {
 	}
 }
 
-// TestPassed: what is more than one text goes on as it came.
+// TestTenantsAreApartWithoutErase: a slot that could not be erased is not read from, and belongs to who has it now.
+func TestTenantsAreApartWithoutErase(t *testing.T) {
+	b := newBench(t, 1, newStore(t))
+	prompt := text(100, 1)
+	b.ask("alice", prompt)
+	b.settle()
+	b.server.fail["erase"] = true
+	if n := b.ask("bob", prompt); n != 100 {
+		t.Errorf("bob reads %d of alice's 100 tokens", n)
+	}
+	b.settle()
+	other := text(100, 2)
+	b.ask("bob", other)
+	b.settle()
+	if n := b.ask("alice", other); n != 100 {
+		t.Errorf("alice reads %d of bob's 100 tokens", n)
+	}
+	b.settle()
+}
+
+// TestPartRestored: what a server has restored otherwise than asked is not used, by nobody.
+func TestPartRestored(t *testing.T) {
+	store := newStore(t)
+	warm, b := newBench(t, 1, store), newBench(t, 1, store)
+	prompt := text(100, 1)
+	warm.ask("alice", prompt)
+	warm.settle()
+	b.server.short = 1
+	if n := b.ask("alice", prompt); n != 100 {
+		t.Errorf("after a restore that went wrong, %d of 100 tokens are read", n)
+	}
+	b.settle()
+	// A client that goes while its slot is restored leaves something in it.
+	b.ask("carol", text(100, 3))
+	b.settle()
+	ctx, cancel := context.WithCancel(t.Context())
+	b.server.restored = cancel
+	if _, _, err := b.Take(ctx, Request{Tenant: "alice", Path: "/v1/completions", Body: completion(prompt)}); err == nil {
+		t.Fatal("the client has gone")
+	}
+	b.server.restored = nil
+	if n := b.ask("bob", prompt); n != 100 {
+		t.Errorf("bob reads %d of alice's 100 tokens", n)
+	}
+	b.settle()
+}
+
+// TestPassedIsApart: a request for which there is no slot neither uses what the server's slots hold nor leaves there what others can find.
+func TestPassedIsApart(t *testing.T) {
+	b := newBench(t, 1, newStore(t))
+	prompt := text(100, 1)
+	b.ask("alice", prompt)
+	b.settle()
+	pass := func(prompt string) int {
+		body, _ := json.Marshal(map[string]any{"prompt": []string{prompt}, "cache_prompt": true})
+		l, body, err := b.Take(t.Context(), Request{Tenant: "bob", Path: "/v1/completions", Body: body})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.End(true)
+		return b.send(body)
+	}
+	if n := pass(prompt); n != 100 {
+		t.Errorf("bob reads %d of alice's 100 tokens", n)
+	}
+	other := text(100, 2)
+	pass(other)
+	if n := b.ask("alice", other); n != 100 {
+		t.Errorf("alice reads %d of bob's 100 tokens", n)
+	}
+	b.settle()
+}
+
+// TestPassed: what is more than one text goes on without a slot.
 func TestPassed(t *testing.T) {
 	b := newBench(t, 1, newStore(t))
 	for path, bodies := range map[string][]string{
-		"/v1/completions":      {`{"prompt":["a","b"]}`, `{"prompt":"a","n":2}`, `{"prompt":"a","lora":[{"id":1}]}`, `{`, `{}`, `{"prompt":""}`},
+		"/v1/completions":      {`{"prompt":["a","b"]}`, `{"prompt":"a","n":2}`, `{"prompt":"a","lora":[{"id":1}]}`, `{"prompt":"a","n_cache_reuse":9}`, `{`, `{}`, `{"prompt":""}`},
 		"/v1/chat/completions": {`{"messages":[{"content":[{"type":"image_url"}]}]}`},
 		"/v1/embeddings":       {`{"input":"a"}`},
 	} {
 		for _, body := range bodies {
 			l, got, err := b.Take(t.Context(), Request{Tenant: "t", Path: path, Body: []byte(body)})
-			if l != nil || err != nil || string(got) != body {
+			if err != nil || l.slot != nil || string(got) != string(uncached([]byte(body))) {
 				t.Errorf("%s became %s (%v)", body, got, err)
 			}
+			l.EndSaved(t.Context())
+		}
+	}
+	for body, want := range map[string]string{
+		`{}`: `{"cache_prompt":false}`, `{ } `: `{ "cache_prompt":false} `, `{"a":{}}`: `{"a":{},"cache_prompt":false}`, `{`: `{`, ``: ``,
+	} {
+		if got := uncached([]byte(body)); string(got) != want {
+			t.Errorf("%s became %s", body, got)
 		}
 	}
 	l, got, err := b.Take(t.Context(), Request{Tenant: "t", Path: "/v1/chat/completions", Body: []byte(`{ "messages":[{"content":"hi"}]}`)})

@@ -68,6 +68,7 @@ func (s *Slots) restore(ctx context.Context, l *Lease, blocks int) (tokens int, 
 	if err := s.erase(ctx, l.slot); err != nil { // slots share one pool: an old content may stand in the way
 		return 0, err
 	}
+	l.slot.dirty = true // from here on, whatever the server answers
 	n, err := s.restoreFile(ctx, l.slot.id, name)
 	if err != nil || n != tokens {
 		return 0, errors.Join(fmt.Errorf("the server restored %d of %d tokens", n, tokens), err, s.erase(ctx, l.slot))
