@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -336,5 +337,29 @@ func TestByteRange(t *testing.T) {
 		if ok != (want[1] > 0) || ok && (from != want[0] || to != want[1]) {
 			t.Errorf("%s: %d to %d, %v", s, from, to, ok)
 		}
+	}
+}
+
+// TestNamesAreBounded: neither long names nor many buckets that are emptied again make the door's memory grow.
+func TestNamesAreBounded(t *testing.T) {
+	d := New(Options{Store: newShelf(1 << 20), Anonymous: &kvstore.Space{}})
+	for target, want := range map[string]int{
+		"/b/" + strings.Repeat("k", maxName):   http.StatusNotFound,
+		"/b/" + strings.Repeat("k", maxName+1): http.StatusBadRequest,
+		"/" + strings.Repeat("b", maxBucket+1): http.StatusBadRequest,
+	} {
+		w := httptest.NewRecorder()
+		if d.ServeHTTP(w, httptest.NewRequest(http.MethodGet, target, nil)); w.Code != want {
+			t.Errorf("%.10s of %d bytes: %d", target, len(target), w.Code)
+		}
+	}
+	l := newListing(10)
+	for i := range 100 {
+		bucket := strconv.Itoa(i)
+		l.add(kvstore.Space{}, bucket, "k", 1)
+		l.remove(kvstore.Space{}, bucket, "k")
+	}
+	if len(l.names) > 0 {
+		t.Errorf("%d empty buckets are remembered", len(l.names))
 	}
 }

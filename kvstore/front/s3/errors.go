@@ -24,12 +24,13 @@ func errArgument(why string) *apiError {
 }
 
 var (
-	errNoKey    = &apiError{http.StatusNotFound, "NoSuchKey", "there is no such object, or no longer"}
-	errNoUpload = &apiError{http.StatusNotFound, "NoSuchUpload", "there is no such upload, or no longer"}
-	errTooLarge = &apiError{http.StatusBadRequest, "EntityTooLarge", "the object is larger than the door takes"}
-	errFull     = &apiError{http.StatusInsufficientStorage, "InsufficientStorage", "there is no room for the object; as in any cache it is not kept"}
-	errNoLength = &apiError{http.StatusLengthRequired, "MissingContentLength", "the body's length must be said"}
-	errNotHere  = &apiError{http.StatusNotImplemented, "NotImplemented", "this door has GET, HEAD, PUT, DELETE, multipart uploads and ListObjectsV2 only"}
+	errNoKey       = &apiError{http.StatusNotFound, "NoSuchKey", "there is no such object, or no longer"}
+	errNoUpload    = &apiError{http.StatusNotFound, "NoSuchUpload", "there is no such upload, or no longer"}
+	errTooLarge    = &apiError{http.StatusBadRequest, "EntityTooLarge", "the object is larger than the door takes"}
+	errFull        = &apiError{http.StatusInsufficientStorage, "InsufficientStorage", "there is no room for the object; as in any cache it is not kept"}
+	errNameTooLong = &apiError{http.StatusBadRequest, "KeyTooLongError", "the name of the bucket or the object is too long"}
+	errNoLength    = &apiError{http.StatusLengthRequired, "MissingContentLength", "the body's length must be said"}
+	errNotHere     = &apiError{http.StatusNotImplemented, "NotImplemented", "this door has GET, HEAD, PUT, DELETE, multipart uploads and ListObjectsV2 only"}
 )
 
 func writeError(w http.ResponseWriter, r *http.Request, e *apiError) {

@@ -59,6 +59,9 @@ func (l *listing) remove(s kvstore.Space, bucket, key string) {
 		delete(l.names[at], key)
 		l.n--
 	}
+	if len(l.names[at]) == 0 {
+		delete(l.names, at)
+	}
 }
 
 // after are the names with a prefix that come after another, in order.

@@ -11,6 +11,12 @@ import (
 	"github.com/penstock/penstock/kvstore/front"
 )
 
+// S3's own bounds of names, in bytes. The listing remembers names.
+const (
+	maxBucket = 255
+	maxName   = 1024
+)
+
 // call is one request after its head has been understood.
 type call struct {
 	d           *Door
@@ -111,6 +117,9 @@ func (c *call) understand() *apiError {
 		c.bucket, c.key = bucket, path
 	} else {
 		c.bucket, c.key, _ = strings.Cut(path, "/")
+	}
+	if len(c.bucket) > maxBucket || len(c.key) > maxName {
+		return errNameTooLong
 	}
 	return c.identify()
 }
