@@ -295,7 +295,7 @@ func (k *conn) logIn(user string, password []byte) bool {
 		k.quit = true // no second guess on this connection
 		return false
 	}
-	k.space, k.known, k.login = space, true, time.Time{}
+	k.space, k.known, k.login, k.in.last = space, true, time.Time{}, time.Time{}
 	return true
 }
 

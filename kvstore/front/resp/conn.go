@@ -35,6 +35,7 @@ func newConn(d *Door, c net.Conn) *conn {
 		k.space, k.known = *d.o.Anonymous, true
 	} else {
 		k.login = time.Now().Add(d.o.LoginWithin)
+		k.in.last = k.login // also within a command
 	}
 	return k
 }
@@ -43,7 +44,7 @@ func newConn(d *Door, c net.Conn) *conn {
 func (k *conn) serve(ctx context.Context) {
 	k.d.counts.Open.Inc()
 	defer k.d.counts.Open.Dec()
-	stop := context.AfterFunc(ctx, func() { _ = k.c.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = k.c.Close() }) // a deadline would be moved by the command under way
 	defer stop()
 	defer func() { _ = k.c.Close() }()
 	for !k.quit {
@@ -95,6 +96,7 @@ func (k *conn) read(ctx context.Context) (args [][]byte, value *kvstore.Block, e
 		limit, n = maxStranger, min(n, maxStranger)
 	}
 	args = make([][]byte, 0, min(n, 16))
+	all := 0
 	for i := range n {
 		if i == 2 && k.known && is(args[0], "SET") {
 			if value, err = k.value(ctx); err != nil {
@@ -107,6 +109,10 @@ func (k *conn) read(ctx context.Context) (args [][]byte, value *kvstore.Block, e
 		if err != nil {
 			release(value)
 			return nil, nil, err
+		}
+		if all += len(a); all > maxKeys {
+			release(value)
+			return nil, nil, protocolError("the arguments have more than %d bytes", maxKeys)
 		}
 		args = append(args, a)
 	}
@@ -212,6 +218,9 @@ func (k *conn) block(b *kvstore.Block) error {
 	k.out = append(strconv.AppendInt(append(k.out, '$'), int64(len(data)), 10), "\r\n"...)
 	if len(data) < copyBelow {
 		k.out = append(append(k.out, data...), "\r\n"...)
+		if len(k.out) > bufferSize {
+			return k.flush()
+		}
 		return nil
 	}
 	return k.write(net.Buffers{k.out, data, []byte("\r\n")})

@@ -386,3 +386,102 @@ func TestGoRedis(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowStranger: who has not logged in gets no more time by sending a command byte by byte.
+func TestSlowStranger(t *testing.T) {
+	path := open(t, newShelf(), func(o *Options) { o.LoginWithin = 100 * time.Millisecond })
+	c := dial(t, path)
+	begun := time.Now()
+	for time.Since(begun) < 2*time.Second {
+		if _, err := c.Write([]byte("x")); err != nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("it still listens")
+}
+
+// ending ends the door while it answers.
+type ending struct {
+	*shelf
+	end context.CancelFunc
+}
+
+func (s ending) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
+	s.end()
+	time.Sleep(50 * time.Millisecond)
+	return s.shelf.Get(context.WithoutCancel(ctx), k)
+}
+
+// TestEndsInACommand: a door that is ended while it is busy with a command does not wait for the next one.
+func TestEndsInACommand(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s := newShelf()
+	b, _ := s.Alloc(3)
+	key, _ := name(kvstore.Space{}, []byte("k"))
+	s.blocks[key] = b.Seal()
+	d := New(Options{Store: ending{s, cancel}, Alloc: s, Log: zerolog.Nop(), Anonymous: &kvstore.Space{}})
+	ended := make(chan error, 1)
+	go func() { ended <- d.Serve(ctx, l) }()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, part := range []string{"*2\r\n$3\r\nGET\r\n$1", "\r\nk\r\n"} {
+		_, _ = c.Write([]byte(part))
+		time.Sleep(20 * time.Millisecond)
+	}
+	select {
+	case <-ended:
+	case <-time.After(3 * time.Second):
+		t.Error("it waits for its silent client")
+		_ = c.Close()
+		<-ended
+	}
+}
+
+// TestManySmallAnswers: the answer to a large MGET is sent as it comes and not gathered.
+func TestManySmallAnswers(t *testing.T) {
+	s := newShelf()
+	here, there := net.Pipe()
+	defer here.Close()
+	k := newConn(New(Options{Store: s, Alloc: s, Log: zerolog.Nop(), Anonymous: &kvstore.Space{}}), there)
+	b, _ := s.Alloc(copyBelow - 1)
+	key, _ := name(kvstore.Space{}, []byte("k"))
+	s.blocks[key] = b.Seal()
+	go func() { _, _ = io.Copy(io.Discard, here) }()
+	defer there.Close()
+	args := [][]byte{[]byte("MGET")}
+	for range 1000 {
+		args = append(args, []byte("k"))
+	}
+	if err := k.do(t.Context(), args, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := cap(k.out); n > 8*bufferSize {
+		t.Errorf("%d bytes were gathered", n)
+	}
+}
+
+// TestManyLongKeys: what one command may have of the heap is bounded.
+func TestManyLongKeys(t *testing.T) {
+	c := dial(t, open(t, newShelf(), func(o *Options) { o.Anonymous = &kvstore.Space{} }))
+	go func() {
+		_, _ = io.WriteString(c, fmt.Sprintf("*%d\r\n$4\r\nMGET\r\n", maxArgs))
+		for range maxArgs - 1 {
+			if _, err := io.WriteString(c, fmt.Sprintf("$%d\r\n%s\r\n", maxKey, strings.Repeat("k", maxKey))); err != nil {
+				return
+			}
+		}
+	}()
+	got, _ := io.ReadAll(c)
+	if !strings.HasPrefix(string(got), "-ERR Protocol error") && len(got) > 0 {
+		t.Errorf("answered with %.40q", got)
+	}
+}

@@ -14,6 +14,7 @@ import (
 const (
 	maxArgs      = 1 << 12
 	maxKey       = 16 << 10
+	maxKeys      = 4 << 20 // bytes of all arguments of a command, but SET's value
 	maxStranger  = 1 << 10 // an argument of somebody who has not logged in
 	maxInline    = 64 << 10
 	bufferSize   = 64 << 10
@@ -35,6 +36,7 @@ type reader struct {
 	buf   []byte
 	r, w  int
 	until time.Time // the deadline that is set now
+	last  time.Time // no read may end later, whatever is asked for; zero = no such bound
 }
 
 func newReader(c net.Conn, stall time.Duration) *reader {
@@ -46,6 +48,9 @@ func (r *reader) buffered() bool { return r.w > r.r }
 
 // rest lets reads wait until a moment, zero for ever: between two commands a client may be silent.
 func (r *reader) rest(until time.Time) error {
+	if !r.last.IsZero() && (until.IsZero() || until.After(r.last)) {
+		until = r.last
+	}
 	r.until = until
 	return r.conn.SetReadDeadline(until)
 }
