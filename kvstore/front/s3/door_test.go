@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -361,5 +362,45 @@ func TestNamesAreBounded(t *testing.T) {
 	}
 	if len(l.names) > 0 {
 		t.Errorf("%d empty buckets are remembered", len(l.names))
+	}
+}
+
+// patient is a store that asks whether its caller still waits, as those do that have to reach for a block.
+type patient struct{ *shelf }
+
+func (s patient) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s.shelf.Get(ctx, k)
+}
+
+// TestAfterASlowRead: an answer that is read slowly, within its time, leaves the connection as good as it was.
+func TestAfterASlowRead(t *testing.T) {
+	s := newShelf(64 << 20)
+	address := open(t, s, func(o *Options) {
+		o.Store, o.Anonymous, o.Stall = patient{s}, &kvstore.Space{}, 100*time.Millisecond
+	})
+	b, err := s.Alloc(16 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.blocks[(&call{bucket: "b", key: "k"}).at()] = b.Seal()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for i := range 2 {
+		_, _ = io.WriteString(c, "GET /b/k HTTP/1.1\r\nHost: x\r\n\r\n")
+		time.Sleep(300 * time.Millisecond)
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK || n != 16<<20 {
+			t.Errorf("read %d: %s, %d bytes, %v", i, resp.Status, n, err)
+		}
 	}
 }

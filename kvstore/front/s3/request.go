@@ -31,7 +31,9 @@ type call struct {
 // ServeHTTP answers one request. Paths are never cleaned: names are what the client says they are.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	deadlines := http.NewResponseController(w)
-	_ = deadlines.SetReadDeadline(time.Now().Add(front.Allowance(d.o.Stall, max(r.ContentLength, 0))))
+	if r.ContentLength != 0 { // without a body net/http waits for the client's end already: it would take the deadline for that
+		_ = deadlines.SetReadDeadline(time.Now().Add(front.Allowance(d.o.Stall, max(r.ContentLength, 0))))
+	}
 	_ = deadlines.SetWriteDeadline(time.Now().Add(2 * front.Allowance(d.o.Stall, max(r.ContentLength, 0))))
 	c := &call{d: d, w: w, r: r}
 	if err := c.understand(); err != nil {
