@@ -103,8 +103,8 @@ func (t *tally) unlisted(allowed []skip) (out []skip) {
 }
 
 func (s suite) run(verbose bool) tally {
-	args := append([]string{"test", "-json", "-count=1", "-timeout", s.Timeout.String()}, s.Args...)
-	cmd := exec.Command("go", append(args, s.packages()...)...)
+	args := append([]string{"test", "-json", "-count=1", "-timeout", s.Timeout.String()}, s.packages()...)
+	cmd := exec.Command("go", append(args, s.Args...)...) // behind the packages, since a test's own flags may be among them
 	cmd.Env = append(os.Environ(), s.Env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = io.MultiWriter(os.Stderr, &stderr)
