@@ -27,8 +27,10 @@ const (
 	window     = 256 << 10 // bytes of one stream that may be under way or unread
 	maxOut     = 256 << 10 // bytes that wait to be written; streams beyond wait for their turn
 	maxStreams = 16 << 10  // at a time; one more is closed at once
-	readSize   = 32 << 10
-	keptBuffer = 64 << 10 // of a stream that has been read
+	// maxRefusals is how many bytes may wait to be written when one is closed so. Only who reads nothing gets there.
+	maxRefusals = 4 << 20
+	readSize    = 32 << 10
+	keptBuffer  = 64 << 10 // of a stream that has been read
 	// stall is how long the connection may take nothing; it is cut off after at least half of that.
 	stall = 30 * time.Second
 )
@@ -282,6 +284,9 @@ func (t *Trunk) opened(id uint32) error {
 	}
 	t.last = id
 	if len(t.streams) >= maxStreams {
+		if len(t.out)+headSize > maxRefusals {
+			return fmt.Errorf("%w: stream %d, and it does not read how many there may be", errFrame, id)
+		}
 		t.out = appendHead(t.out, closes, id, 0)
 		t.kick()
 		return nil

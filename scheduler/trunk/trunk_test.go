@@ -381,3 +381,27 @@ func FuzzPeer(f *testing.F) {
 		}
 	})
 }
+
+// TestFloodOfStreams: a peer that opens streams without end and reads nothing is cut off before that costs memory.
+func TestFloodOfStreams(t *testing.T) {
+	here, there := net.Pipe()
+	defer there.Close()
+	side := Accepted(here)
+	ended := make(chan error, 1)
+	go func() { ended <- side.Run() }()
+	var b []byte
+	for id := range uint32(maxStreams + 3*maxRefusals/headSize) {
+		b = appendHead(b, opens, id+1, 0)
+	}
+	_, _ = there.Write(b)
+	side.mu.Lock()
+	n := len(side.out)
+	side.mu.Unlock()
+	if n > maxRefusals {
+		t.Errorf("%d bytes wait for the peer", n)
+	}
+	_ = there.Close()
+	if err := <-ended; !errors.Is(err, errFrame) {
+		t.Error(err)
+	}
+}
