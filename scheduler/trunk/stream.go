@@ -51,6 +51,10 @@ func (s *Stream) frame(f frame) error {
 		if s.in == nil {
 			s.in = (*buffers.Get().(*[]byte))[:0]
 		}
+		if s.r > len(s.in)/2 { // what has been read goes, also where the reader never catches up
+			s.in = s.in[:copy(s.in, s.in[s.r:])]
+			s.r = 0
+		}
 		s.in = append(s.in, f.payload...)
 	case credits:
 		n := int(binary.BigEndian.Uint32(f.payload))

@@ -405,3 +405,23 @@ func TestFloodOfStreams(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAlwaysBehind: a reader that never catches up costs its window and not all that was ever sent.
+func TestAlwaysBehind(t *testing.T) {
+	side := Accepted(nil)
+	s := side.stream(1)
+	piece, buf := make([]byte, maxData), make([]byte, maxData)
+	side.mu.Lock()
+	defer side.mu.Unlock()
+	for i := range 1000 {
+		if err := s.frame(frame{kind: data, stream: 1, payload: piece}); err != nil {
+			t.Fatal(err)
+		}
+		if i > 2 {
+			s.consume(buf)
+		}
+	}
+	if n := cap(s.in); n > 4*window {
+		t.Errorf("%d bytes are held for %d that are unread", n, len(s.in)-s.r)
+	}
+}
