@@ -16,6 +16,7 @@ package slots
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -60,6 +61,7 @@ const (
 // Slots is the state of one start of the server. Its methods are safe for concurrent use.
 type Slots struct {
 	o     Options
+	start string // tells its files from those of an earlier start, which may still be read
 	files atomic.Int64
 	saves sync.WaitGroup
 
@@ -87,7 +89,7 @@ func Open(ctx context.Context, o Options) (*Slots, error) {
 	if o.Patience == 0 {
 		o.Patience = defaultPatience
 	}
-	s := &Slots{o: o, changed: make(chan struct{})}
+	s := &Slots{o: o, start: rand.Text(), changed: make(chan struct{})}
 	n, err := s.total(ctx)
 	if err != nil {
 		return nil, err
@@ -341,7 +343,7 @@ func common(a, b []uint32) int {
 
 // file is a name in the server's folder that nothing else has.
 func (s *Slots) file() (name, path string) {
-	name = "penstock-" + strconv.FormatInt(s.files.Add(1), 10) + ".bin"
+	name = "penstock-" + s.start + "-" + strconv.FormatInt(s.files.Add(1), 10) + ".bin"
 	return name, filepath.Join(s.o.Dir, name)
 }
 

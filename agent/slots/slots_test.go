@@ -370,3 +370,13 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestFilesOfTwoStarts: what an earlier start of the server still reads is never written over by the next one.
+func TestFilesOfTwoStarts(t *testing.T) {
+	store := newStore(t)
+	one, _ := newBench(t, 1, store).file()
+	two, _ := newBench(t, 1, store).file()
+	if one == two {
+		t.Errorf("both have %s", one)
+	}
+}
