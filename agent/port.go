@@ -291,8 +291,7 @@ func (p *port) request(w http.ResponseWriter, r *http.Request) {
 	}
 	answered := false
 	defer func() { end(answered) }() // also where the answer is cut by a panic
-	p.forward(ctx, w, r, e)
-	answered = true
+	answered = p.forward(ctx, w, r, e)
 }
 
 func (p *port) refused(w http.ResponseWriter, status int, why refusal, err error) {

@@ -30,15 +30,15 @@ var hopByHop = map[string]bool{
 
 // forward sends one request to the engine and its answer back, piece by piece as it comes. The end of the client ends the
 // engine's work. Where the engine's answer breaks off, so does ours: the connection is cut without the last chunk, and
-// never looks complete.
-func (p *port) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, e *engine.Reader) {
+// never looks complete. answered says that the engine has done what it was asked to.
+func (p *port) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, e *engine.Reader) (answered bool) {
 	// Without it the server closes the request's body at our first write, and a transport that was about to look for the
 	// body's end takes the engine's connection down with it.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	resp, err := e.Transport().RoundTrip(outgoing(ctx, r, e))
 	if err != nil {
 		p.lost(ctx, w, err)
-		return
+		return false
 	}
 	defer resp.Body.Close()
 	copyHeader(w.Header(), resp.Header)
@@ -48,6 +48,7 @@ func (p *port) forward(ctx context.Context, w http.ResponseWriter, r *http.Reque
 		p.metrics.cut.Inc()
 		panic(http.ErrAbortHandler)
 	}
+	return resp.StatusCode == http.StatusOK
 }
 
 // outgoing is the request as the engine gets it: without what is ours, with the engine's key.
