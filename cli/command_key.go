@@ -75,10 +75,12 @@ func runKeyCreate(ctx context.Context, inv *invocation, control apiv1.ControlSer
 	if inv.json() {
 		return inv.printMessage("key", resp)
 	}
-	inv.say("key %s for %s; keep the secret, it is not shown again", resp.Key.Id, resp.Key.Name)
-	if o.out == "" {
-		fmt.Fprintln(inv.Out, resp.Secret)
+	if o.out != "" {
+		inv.say("key %s for %s; its secret is in %s, and nowhere else", resp.Key.Id, resp.Key.Name, o.out)
+		return nil
 	}
+	inv.say("key %s for %s; keep the secret, it is not shown again", resp.Key.Id, resp.Key.Name)
+	fmt.Fprintln(inv.Out, resp.Secret)
 	return nil
 }
 
