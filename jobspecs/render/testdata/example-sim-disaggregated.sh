@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Deployment sim-pd for the local cluster, revision content 406a1ce0aa68.
+# Deployment sim-pd for the local cluster, revision content f4391ba27de3.
 #
 # penstock serve starts the agents, and each agent starts its engine, restarts it, and ends it with all it started.
 # "engine ROLE RANK" runs one engine by hand and without all that.
