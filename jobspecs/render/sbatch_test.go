@@ -167,7 +167,7 @@ func TestSbatchScriptRuns(t *testing.T) {
 	dir := t.TempDir()
 	agent := filepath.Join(dir, "it's penstock")
 	write(t, agent, "#!/bin/bash\nrecord=\"$RECORD.$$\"\nprintf '%s\\n' \"$PENSTOCK_LAUNCH\" \"$PENSTOCK_RUN\" \"$SLURM_JOB_END_TIME\" \"$@\" >\"$record.tmp\"\n"+
-		"echo \"this is $PENSTOCK_LAUNCH\"\nmv \"$record.tmp\" \"$record\"\nuntil [ -e \"$RECORD.go\" ]; do sleep 0.01; done\ncase \"$*\" in *first-rank*) exit 0 ;; esac\nexit 7\n", 0o700)
+		"echo \"this is $PENSTOCK_LAUNCH\"\nmv \"$record.tmp\" \"$record\"\nuntil [ -e \"$RECORD.go\" ] || [ ! -e \"$record\" ]; do sleep 0.01; done\ncase \"$*\" in *first-rank*) exit 0 ;; esac\nexit 7\n", 0o700)
 	write(t, filepath.Join(dir, "srun"), "#!/bin/bash\nprintf '%s\\n' \"$@\" >\"$RECORD.srun\"\nwhile [ \"${1#-}\" != \"$1\" ]; do shift; done\nexec \"$@\"\n", 0o700)
 	write(t, filepath.Join(dir, "squeue"), "#!/bin/bash\n[ \"$SLURM_TIME_FORMAT\" = %s ] && echo 1795520815\n", 0o700)
 	d := parse(t, "x", slurmHead+"roles: {mixed: {nodes: 3, gpus: 1}}\nslurm: {setup: [\"export FROM_SETUP=1\", \"false\"]}\n")
