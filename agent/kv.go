@@ -65,8 +65,8 @@ func (r *run) weights() string {
 	return fp
 }
 
-// openSlots puts the KV tiers behind an engine that has just started. before is the fingerprint of the weights before it did:
-// if they have changed since, nobody knows which ones it has loaded.
+// openSlots puts the KV tiers behind an engine that has just started. If the weights have changed since it was launched,
+// nobody knows which ones it has loaded.
 func (r *run) openSlots(ctx context.Context, e *engineRun) *slots.Slots {
 	if r.kv == nil || e.weights == "" {
 		return nil
@@ -137,11 +137,8 @@ func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_
 	if len(body) > maxPrompt {
 		return nil, nil, errors.New("the request is too long")
 	}
-	p.mu.Lock()
-	with := p.peers
-	p.mu.Unlock()
 	lease, body, err := s.Take(ctx, slots.Request{
-		Tenant: r.Header.Get(headerTenant), Path: r.URL.Path, Body: body, From: with.source(r.Header.Get(headerKVFrom)),
+		Tenant: r.Header.Get(headerTenant), Path: r.URL.Path, Body: body, From: p.others().source(r.Header.Get(headerKVFrom)),
 	})
 	if err != nil {
 		return nil, nil, err

@@ -252,11 +252,16 @@ func (p *port) meetPeers(with *peers) {
 	p.peers = with
 }
 
+// others is the way to and from other agents' KV tiers; nil = this run has none.
+func (p *port) others() *peers {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.peers
+}
+
 // give answers another agent that asks for KV blocks.
 func (p *port) give(w http.ResponseWriter, r *http.Request) {
-	p.mu.Lock()
-	with := p.peers
-	p.mu.Unlock()
+	with := p.others()
 	if with == nil {
 		deny(w, http.StatusNotFound, errors.New("this run has no KV tiers"))
 		return

@@ -38,6 +38,12 @@ func NewBlock(data []byte, owner Owner) *Block {
 	return b
 }
 
+// Heap is an Allocator on Go's heap without a bound, for stores that are given no other.
+type Heap struct{}
+
+// Alloc implements Allocator. It never fails.
+func (Heap) Alloc(n int) (*Block, error) { return NewBlock(make([]byte, n), nil), nil }
+
 // Bytes are the block's bytes, valid as long as the caller holds a reference. Only who allocated the block writes them, and
 // only before Seal.
 func (b *Block) Bytes() []byte {

@@ -136,16 +136,6 @@ func openObject(ctx context.Context, o Options, alloc kvstore.Allocator, keys *k
 	})
 }
 
-// Describe writes down in the object store what a space is, for people who look there.
-func (c *Cache) Describe(ctx context.Context, l kvstore.Layout, tenant string) {
-	if c.object == nil {
-		return
-	}
-	if err := c.object.Describe(ctx, l, tenant); err != nil {
-		c.log.Debug().Err(err).Msg("the object store's manifest was not written")
-	}
-}
-
 // Show has metrics tell of these tiers.
 func (c *Cache) Show(m *tiered.Metrics) { m.Show(c.store) }
 

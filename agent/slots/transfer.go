@@ -104,7 +104,7 @@ func (s *Slots) save(ctx context.Context, l *Lease, answered bool) error {
 	}
 	name, path := s.file()
 	defer remove(path)
-	if _, err := s.saveFile(ctx, l.slot.id, name); err != nil {
+	if err := s.saveFile(ctx, l.slot.id, name); err != nil {
 		return err
 	}
 	f, err := os.Open(path)

@@ -15,6 +15,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,33 +81,21 @@ func (o Options) withDefaults() (Options, error) {
 	case o.CopyShare > 0.9:
 		return o, fmt.Errorf("disk store %s: copy share must be at most 0.9 (is %g)", o.Dir, o.CopyShare)
 	}
-	def(&o.SegmentBytes, 256<<20)
+	o.SegmentBytes = cmp.Or(o.SegmentBytes, 256<<20)
 	o.SegmentBytes = max(smallestSegment, min(o.SegmentBytes, o.Budget/8)) / page * page
-	def(&o.Workers, 16)
-	def(&o.CopyShare, 0.5)
-	def(&o.Timeout, 10*time.Second)
-	def(&o.Retry, 5*time.Second)
-	def(&o.SyncEvery, 5*time.Second)
+	o.Workers = cmp.Or(o.Workers, 16)
+	o.CopyShare = cmp.Or(o.CopyShare, 0.5)
+	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
+	o.Retry = cmp.Or(o.Retry, 5*time.Second)
+	o.SyncEvery = cmp.Or(o.SyncEvery, 5*time.Second)
 	if o.Alloc == nil {
-		o.Alloc = heap{}
+		o.Alloc = kvstore.Heap{}
 	}
 	if o.Moves == nil {
 		o.Moves = func(kvstore.Move) {}
 	}
 	return o, nil
 }
-
-func def[T int | int64 | float64 | time.Duration](v *T, value T) {
-	if *v == 0 {
-		*v = value
-	}
-}
-
-// heap allocates blocks for who gave no allocator.
-type heap struct{}
-
-// Alloc implements kvstore.Allocator.
-func (heap) Alloc(n int) (*kvstore.Block, error) { return kvstore.NewBlock(make([]byte, n), nil), nil }
 
 // Store keeps blocks on a disk. It is safe for concurrent use.
 type Store struct {

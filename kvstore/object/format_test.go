@@ -133,7 +133,7 @@ func FuzzObject(f *testing.F) {
 	object, _, _ := makePack(f, nil, 2)
 	f.Add(object)
 	f.Fuzz(func(t *testing.T, object []byte) {
-		s := &Store{opts: Options{Alloc: heap{}}}
+		s := &Store{opts: Options{Alloc: kvstore.Heap{}}}
 		r, sl, header, err := s.readHeader(bytes.NewReader(object))
 		if err != nil {
 			return

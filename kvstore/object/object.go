@@ -13,6 +13,7 @@
 package object
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,37 +67,25 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Budget < 0 || o.MaxAge < 0 || o.Workers < 0 || o.Timeout < 0 {
 		return o, errors.New("object store: budget, age, workers and timeout must not be negative")
 	}
-	def(&o.PackBelow, 1<<20)
-	def(&o.PackBytes, 8<<20)
-	def(&o.PackAge, 2*time.Second)
-	def(&o.Refresh, 30*time.Second)
-	def(&o.CollectEvery, 10*time.Minute)
-	def(&o.Workers, 16)
-	def(&o.Timeout, 3*time.Second)
-	def(&o.Cooldown, time.Second)
+	o.PackBelow = cmp.Or(o.PackBelow, 1<<20)
+	o.PackBytes = cmp.Or(o.PackBytes, 8<<20)
+	o.PackAge = cmp.Or(o.PackAge, 2*time.Second)
+	o.Refresh = cmp.Or(o.Refresh, 30*time.Second)
+	o.CollectEvery = cmp.Or(o.CollectEvery, 10*time.Minute)
+	o.Workers = cmp.Or(o.Workers, 16)
+	o.Timeout = cmp.Or(o.Timeout, 3*time.Second)
+	o.Cooldown = cmp.Or(o.Cooldown, time.Second)
 	if o.PackBytes < 64<<10 || o.PackBytes > 256<<20 {
 		return o, fmt.Errorf("object store: packs must be between 64 KiB and 256 MiB (are %d bytes)", o.PackBytes)
 	}
 	if o.Alloc == nil {
-		o.Alloc = heap{}
+		o.Alloc = kvstore.Heap{}
 	}
 	if o.Moves == nil {
 		o.Moves = func(kvstore.Move) {}
 	}
 	return o, nil
 }
-
-func def[T int | time.Duration](v *T, value T) {
-	if *v == 0 {
-		*v = value
-	}
-}
-
-// heap allocates blocks for who gave no allocator.
-type heap struct{}
-
-// Alloc implements kvstore.Allocator.
-func (heap) Alloc(n int) (*kvstore.Block, error) { return kvstore.NewBlock(make([]byte, n), nil), nil }
 
 // Store keeps blocks as objects. It is safe for concurrent use.
 type Store struct {

@@ -10,13 +10,12 @@ import (
 	"hash/crc32"
 	"hash/crc64"
 	"net/http"
+
+	"github.com/penstock/penstock/kvstore"
 )
 
-var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	// nvme is CRC-64/NVME in the reflected form that hash/crc64 wants.
-	nvme = crc64.MakeTable(0x9A6C9329AC4BC9B5)
-)
+// nvme is CRC-64/NVME in the reflected form that hash/crc64 wants.
+var nvme = crc64.MakeTable(0x9A6C9329AC4BC9B5)
 
 // checksum is one that a client has sent for its bytes.
 type checksum struct {
@@ -28,7 +27,7 @@ type checksum struct {
 var algorithms = map[string]func([]byte) []byte{
 	"Content-Md5":              func(b []byte) []byte { s := md5.Sum(b); return s[:] }, //nolint:gosec // as above
 	"X-Amz-Checksum-Crc32":     func(b []byte) []byte { return binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(b)) },
-	"X-Amz-Checksum-Crc32c":    func(b []byte) []byte { return binary.BigEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli)) },
+	"X-Amz-Checksum-Crc32c":    func(b []byte) []byte { return binary.BigEndian.AppendUint32(nil, kvstore.Checksum(b)) },
 	"X-Amz-Checksum-Crc64nvme": func(b []byte) []byte { return binary.BigEndian.AppendUint64(nil, crc64.Checksum(b, nvme)) },
 	"X-Amz-Checksum-Sha1":      func(b []byte) []byte { s := sha1.Sum(b); return s[:] }, //nolint:gosec // as above
 	"X-Amz-Checksum-Sha256":    func(b []byte) []byte { s := sha256.Sum256(b); return s[:] },
