@@ -10,8 +10,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,74 +18,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// shelf is a store and an allocator over Go's heap that counts what is out.
-type shelf struct {
-	mu     sync.Mutex
-	blocks map[kvstore.Key]*kvstore.Block
-	full   atomic.Bool
-	out    atomic.Int64
-	kvstore.Store
-}
-
-func newShelf() *shelf { return &shelf{blocks: map[kvstore.Key]*kvstore.Block{}} }
-
-func (s *shelf) Alloc(n int) (*kvstore.Block, error) {
-	if s.full.Load() {
-		return nil, kvstore.ErrFull
-	}
-	s.out.Add(1)
-	return kvstore.NewBlock(make([]byte, n), s), nil
-}
-
-func (s *shelf) Free(_ *kvstore.Block, data []byte) {
-	clear(data)
-	s.out.Add(-1)
-}
-
-func (s *shelf) Get(_ context.Context, k kvstore.Key) (*kvstore.Block, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b := s.blocks[k]; b != nil {
-		return b.Retain(), nil
-	}
-	return nil, kvstore.ErrNotFound
-}
-
-func (s *shelf) Has(_ context.Context, k kvstore.Key) (kvstore.Info, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b := s.blocks[k]; b != nil {
-		return kvstore.Info{Size: int64(b.Len()), Sum: b.Sum()}, nil
-	}
-	return kvstore.Info{}, kvstore.ErrNotFound
-}
-
-func (s *shelf) Put(ctx context.Context, k kvstore.Key, b *kvstore.Block, _ kvstore.Hint) error {
-	_ = s.Delete(ctx, k)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.blocks[k] = b.Retain()
-	return nil
-}
-
-func (s *shelf) Delete(_ context.Context, k kvstore.Key) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b := s.blocks[k]; b != nil {
-		delete(s.blocks, k)
-		b.Release()
-	}
-	return nil
-}
-
-func (s *shelf) Stats() kvstore.Stats { return kvstore.Stats{Blocks: int64(len(s.blocks))} }
-
 // open serves a door on a unix socket until the test ends, and then sees that no block is out but the stored ones.
-func open(t *testing.T, s *shelf, change func(*Options)) (path string) {
+func open(t *testing.T, s *storetest.Shelf, change func(*Options)) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
@@ -106,8 +43,8 @@ func open(t *testing.T, s *shelf, change func(*Options)) (path string) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		if out := s.out.Load(); out != int64(len(s.blocks)) {
-			t.Errorf("%d blocks are out, %d are stored", out, len(s.blocks))
+		if stored := s.Stats().Blocks; s.Live() != stored {
+			t.Errorf("%d blocks are out, %d are stored", s.Live(), stored)
 		}
 	})
 	return path
@@ -163,7 +100,7 @@ func command(args ...string) string {
 
 // TestLMCacheNative has the bytes of LMCache's native resp adapter, which compares answers byte for byte.
 func TestLMCacheNative(t *testing.T) {
-	c := dial(t, open(t, newShelf(), nil))
+	c := dial(t, open(t, storetest.NewShelf(0), nil))
 	key := "meta-llama/Llama-3.1-70B@00000008@0@202da172482d928bbc42ab25b0151e2b895f13f41002e27b2ceabcfae6d332ea"
 	value := unhex(t, "000102030405060708090a0b0c0d0e0f")
 	say(t, c, unhex(t, "2a330d0a24340d0a415554480d0a24340d0a757365720d0a24320d0a70770d0a"), "+OK\r\n")
@@ -180,7 +117,7 @@ func TestLMCacheNative(t *testing.T) {
 
 // TestLMCachePair: the two keys of LMCache's redis:// are seen together or not at all.
 func TestLMCachePair(t *testing.T) {
-	c := dial(t, open(t, newShelf(), nil))
+	c := dial(t, open(t, storetest.NewShelf(0), nil))
 	chunk := "meta-llama/Llama-3.1-70B@8@0@1a2b3c4d5e6f7081@bfloat16"
 	say(t, c, command("AUTH", "pw"), "+OK\r\n")
 	say(t, c, command("SET", chunk+"metadata", "M"), "+OK\r\n") // sentinel mode has this order
@@ -227,7 +164,7 @@ func TestNames(t *testing.T) {
 
 // TestStrangers: without a login nothing can be asked, guessed or learnt.
 func TestStrangers(t *testing.T) {
-	path := open(t, newShelf(), nil)
+	path := open(t, storetest.NewShelf(0), nil)
 	c := dial(t, path)
 	for _, cmd := range []string{"GET k", "EXISTS k", "PING", "DBSIZE", "NONSENSE", "INFO"} {
 		say(t, c, command(strings.Fields(cmd)...), "-NOAUTH log in first: AUTH user password\r\n")
@@ -242,7 +179,7 @@ func TestStrangers(t *testing.T) {
 }
 
 func TestUsersNeverMeet(t *testing.T) {
-	path := open(t, newShelf(), nil)
+	path := open(t, storetest.NewShelf(0), nil)
 	a, b := dial(t, path), dial(t, path)
 	say(t, a, command("AUTH", "user", "pw"), "+OK\r\n")
 	say(t, b, command("AUTH", "other", "pw"), "+OK\r\n")
@@ -255,8 +192,7 @@ func TestUsersNeverMeet(t *testing.T) {
 
 // TestFull: a value that there is no room for is read, dropped, and answered as the native adapter wants it.
 func TestFull(t *testing.T) {
-	s := newShelf()
-	s.full.Store(true)
+	s := storetest.NewShelf(1)
 	c := dial(t, open(t, s, nil))
 	say(t, c, command("AUTH", "pw"), "+OK\r\n")
 	say(t, c, command("SET", "k", strings.Repeat("x", 300_000)), "+OK\r\n")
@@ -264,7 +200,7 @@ func TestFull(t *testing.T) {
 }
 
 func TestPipelineAndResp3(t *testing.T) {
-	c := dial(t, open(t, newShelf(), nil))
+	c := dial(t, open(t, storetest.NewShelf(0), nil))
 	hello := "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1\r\n" +
 		"$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"
 	say(t, c, command("HELLO", "3", "AUTH", "user", "pw", "SETNAME", "x"), hello)
@@ -278,7 +214,7 @@ func TestPipelineAndResp3(t *testing.T) {
 }
 
 func TestBrokenProtocol(t *testing.T) {
-	path := open(t, newShelf(), func(o *Options) { o.Anonymous = new(kvstore.Space) })
+	path := open(t, storetest.NewShelf(0), func(o *Options) { o.Anonymous = new(kvstore.Space) })
 	for send, want := range map[string]string{
 		"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nabc\r\n": "a bulk string is longer than it says",
 		"*x\r\n":                     "invalid length \"x\"",
@@ -300,7 +236,7 @@ func TestBrokenProtocol(t *testing.T) {
 
 // TestCutInValue: a client that goes in the middle of a value leaves nothing behind.
 func TestCutInValue(t *testing.T) {
-	s := newShelf()
+	s := storetest.NewShelf(0)
 	path := open(t, s, func(o *Options) { o.Anonymous = new(kvstore.Space) })
 	for cut := range 60 {
 		c := dial(t, path)
@@ -313,7 +249,7 @@ func TestCutInValue(t *testing.T) {
 
 // TestNotReading: a client that asks and does not read can't hold a block for longer than the door allows.
 func TestNotReading(t *testing.T) {
-	s := newShelf()
+	s := storetest.NewShelf(0)
 	path := open(t, s, func(o *Options) { o.Anonymous, o.Stall = new(kvstore.Space), 50*time.Millisecond })
 	c := dial(t, path)
 	say(t, c, command("SET", "k", strings.Repeat("x", 1<<20)), "+OK\r\n")
@@ -323,10 +259,7 @@ func TestNotReading(t *testing.T) {
 		}
 	}
 	for {
-		s.mu.Lock()
-		held := s.blocks[key(t, "k")].Shared()
-		s.mu.Unlock()
-		if !held {
+		if !s.Held(key(t, "k")) {
 			return
 		}
 		time.Sleep(time.Millisecond)
@@ -340,7 +273,7 @@ func key(t *testing.T, k string) kvstore.Key {
 }
 
 func TestTooManyConnections(t *testing.T) {
-	path := open(t, newShelf(), func(o *Options) { o.MaxConnections, o.Anonymous = 2, new(kvstore.Space) })
+	path := open(t, storetest.NewShelf(0), func(o *Options) { o.MaxConnections, o.Anonymous = 2, new(kvstore.Space) })
 	a, b := dial(t, path), dial(t, path)
 	say(t, a, "PING\r\n", "+PONG\r\n")
 	say(t, b, "PING\r\n", "+PONG\r\n")
@@ -358,7 +291,7 @@ func TestTooManyConnections(t *testing.T) {
 
 // TestGoRedis: a real client, over RESP3, with a pipeline.
 func TestGoRedis(t *testing.T) {
-	path := open(t, newShelf(), nil)
+	path := open(t, storetest.NewShelf(0), nil)
 	ctx := t.Context()
 	for _, proto := range []int{2, 3} {
 		c := redis.NewClient(&redis.Options{Network: "unix", Addr: path, Username: "user", Password: "pw", Protocol: proto})
@@ -389,7 +322,7 @@ func TestGoRedis(t *testing.T) {
 
 // TestSlowStranger: who has not logged in gets no more time by sending a command byte by byte.
 func TestSlowStranger(t *testing.T) {
-	path := open(t, newShelf(), func(o *Options) { o.LoginWithin = 100 * time.Millisecond })
+	path := open(t, storetest.NewShelf(0), func(o *Options) { o.LoginWithin = 100 * time.Millisecond })
 	c := dial(t, path)
 	begun := time.Now()
 	for time.Since(begun) < 2*time.Second {
@@ -403,14 +336,14 @@ func TestSlowStranger(t *testing.T) {
 
 // ending ends the door while it answers.
 type ending struct {
-	*shelf
+	*storetest.Shelf
 	end context.CancelFunc
 }
 
 func (s ending) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
 	s.end()
 	time.Sleep(50 * time.Millisecond)
-	return s.shelf.Get(context.WithoutCancel(ctx), k)
+	return s.Shelf.Get(context.WithoutCancel(ctx), k)
 }
 
 // TestEndsInACommand: a door that is ended while it is busy with a command does not wait for the next one.
@@ -421,10 +354,11 @@ func TestEndsInACommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	s := newShelf()
+	s := storetest.NewShelf(0)
 	b, _ := s.Alloc(3)
 	key, _ := name(kvstore.Space{}, []byte("k"))
-	s.blocks[key] = b.Seal()
+	_ = s.Put(t.Context(), key, b.Seal(), kvstore.Hint{})
+	b.Release()
 	d := New(Options{Store: ending{s, cancel}, Alloc: s, Log: zerolog.Nop(), Anonymous: &kvstore.Space{}})
 	ended := make(chan error, 1)
 	go func() { ended <- d.Serve(ctx, l) }()
@@ -448,13 +382,14 @@ func TestEndsInACommand(t *testing.T) {
 
 // TestManySmallAnswers: the answer to a large MGET is sent as it comes and not gathered.
 func TestManySmallAnswers(t *testing.T) {
-	s := newShelf()
+	s := storetest.NewShelf(0)
 	here, there := net.Pipe()
 	defer here.Close()
 	k := newConn(New(Options{Store: s, Alloc: s, Log: zerolog.Nop(), Anonymous: &kvstore.Space{}}), there)
 	b, _ := s.Alloc(copyBelow - 1)
 	key, _ := name(kvstore.Space{}, []byte("k"))
-	s.blocks[key] = b.Seal()
+	_ = s.Put(t.Context(), key, b.Seal(), kvstore.Hint{})
+	b.Release()
 	go func() { _, _ = io.Copy(io.Discard, here) }()
 	defer there.Close()
 	args := [][]byte{[]byte("MGET")}
@@ -471,7 +406,7 @@ func TestManySmallAnswers(t *testing.T) {
 
 // TestManyLongKeys: what one command may have of the heap is bounded.
 func TestManyLongKeys(t *testing.T) {
-	c := dial(t, open(t, newShelf(), func(o *Options) { o.Anonymous = &kvstore.Space{} }))
+	c := dial(t, open(t, storetest.NewShelf(0), func(o *Options) { o.Anonymous = &kvstore.Space{} }))
 	go func() {
 		_, _ = io.WriteString(c, fmt.Sprintf("*%d\r\n$4\r\nMGET\r\n", maxArgs))
 		for range maxArgs - 1 {

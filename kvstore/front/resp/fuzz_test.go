@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/storetest"
 )
 
 // FuzzConnection: whatever a client sends, the door ends the connection or answers, and no block is lost.
@@ -21,7 +22,7 @@ func FuzzConnection(f *testing.F) {
 		f.Add([]byte(s), false)
 	}
 	f.Fuzz(func(t *testing.T, in []byte, known bool) {
-		s := newShelf()
+		s := storetest.NewShelf(0)
 		o := Options{Store: s, Alloc: s, Log: zerolog.Nop(), Login: login, MaxValue: 1 << 20, Stall: time.Second, LoginWithin: time.Second}
 		if known {
 			o.Anonymous = new(kvstore.Space)
@@ -39,8 +40,8 @@ func FuzzConnection(f *testing.F) {
 		}()
 		_, _ = io.Copy(io.Discard, here)
 		<-done
-		if s.out.Load() != int64(len(s.blocks)) {
-			t.Errorf("%d blocks are out, %d are stored", s.out.Load(), len(s.blocks))
+		if stored := s.Stats().Blocks; s.Live() != stored {
+			t.Errorf("%d blocks are out, %d are stored", s.Live(), stored)
 		}
 	})
 }

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const room = 256 << 20
 
 // open serves a door on loopback until the test ends, and then sees that no block is out but the stored ones.
-func open(t *testing.T, s *shelf, change func(*Options)) (address string) {
+func open(t *testing.T, s *storetest.Shelf, change func(*Options)) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -50,7 +51,7 @@ func open(t *testing.T, s *shelf, change func(*Options)) (address string) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		if s.forget(); s.Live() != 0 {
+		if s.Forget(); s.Live() != 0 {
 			t.Errorf("%d blocks are out", s.Live())
 		}
 	})
@@ -87,7 +88,7 @@ func random(n int) []byte {
 
 // TestMinio: MinIO's client, with all its ways to send a body.
 func TestMinio(t *testing.T) {
-	address := open(t, newShelf(room), nil)
+	address := open(t, storetest.NewShelf(room), nil)
 	for name, o := range map[string]minio.PutObjectOptions{
 		"plain":     {},
 		"single":    {DisableMultipart: true},
@@ -127,7 +128,7 @@ func TestMinio(t *testing.T) {
 
 // TestMinioRest: ranges, listing, removal, and what is not there.
 func TestMinioRest(t *testing.T) {
-	s := newShelf(room)
+	s := storetest.NewShelf(room)
 	c := minioClient(t, open(t, s, nil), "alice", nil)
 	ctx := t.Context()
 	data := random(100_000)
@@ -172,7 +173,7 @@ func TestMinioRest(t *testing.T) {
 	if minio.ToErrorResponse(err).Code != minio.NoSuchKey {
 		t.Errorf("a removed object: %v", err)
 	}
-	s.forget()
+	s.Forget()
 	if n := count(minio.ListObjectsOptions{Recursive: true}); n != 0 {
 		t.Errorf("the listing has %d objects that the store has forgotten", n)
 	}
@@ -183,7 +184,7 @@ func TestMinioRest(t *testing.T) {
 
 // TestUsersNeverMeet, and wrong secrets open nothing.
 func TestUsersNeverMeet(t *testing.T) {
-	address := open(t, newShelf(room), nil)
+	address := open(t, storetest.NewShelf(room), nil)
 	a, b := minioClient(t, address, "alice", nil), minioClient(t, address, "bob", nil)
 	ctx := t.Context()
 	if _, err := a.PutObject(ctx, "cache", "x", strings.NewReader("mine"), 4, minio.PutObjectOptions{}); err != nil {
@@ -217,7 +218,7 @@ func objects(ctx context.Context, c *minio.Client) (names []string) {
 
 // TestAWS: the AWS SDK, whose bodies come with checksums in trailers, in both addressing styles and with odd names.
 func TestAWS(t *testing.T) {
-	address := open(t, newShelf(room), nil)
+	address := open(t, storetest.NewShelf(room), nil)
 	_, port, _ := net.SplitHostPort(address)
 	ctx := t.Context()
 	for _, pathStyle := range []bool{true, false} {
@@ -250,7 +251,7 @@ func TestAWS(t *testing.T) {
 
 // TestAWSMultipart: parts out of order, one of them twice, and an upload that is given up.
 func TestAWSMultipart(t *testing.T) {
-	address := open(t, newShelf(room), nil)
+	address := open(t, storetest.NewShelf(room), nil)
 	ctx := t.Context()
 	c := aws3.New(aws3.Options{
 		Region: "us-east-1", UsePathStyle: true, BaseEndpoint: aws.String("http://" + address),
@@ -309,7 +310,7 @@ func awsHTTP(t *testing.T, address string) *http.Client {
 
 // TestNIXLProbe: at its start NIXL asks for an object that is not there, and wants a clean 404.
 func TestNIXLProbe(t *testing.T) {
-	s := newShelf(room)
+	s := storetest.NewShelf(room)
 	d := New(Options{Store: s, Alloc: s, Anonymous: new(kvstore.Space)})
 	for _, method := range []string{http.MethodHead, http.MethodGet} {
 		w := httptest.NewRecorder()
@@ -322,7 +323,7 @@ func TestNIXLProbe(t *testing.T) {
 
 // TestFull: what there is no room for is refused in a way that clients do not try again.
 func TestFull(t *testing.T) {
-	c := minioClient(t, open(t, newShelf(1000), nil), "alice", nil)
+	c := minioClient(t, open(t, storetest.NewShelf(1000), nil), "alice", nil)
 	_, err := c.PutObject(t.Context(), "cache", "x", bytes.NewReader(random(2000)), 2000, minio.PutObjectOptions{})
 	if got := minio.ToErrorResponse(err); got.StatusCode != http.StatusInsufficientStorage {
 		t.Errorf("%+v", got)
@@ -343,7 +344,7 @@ func TestByteRange(t *testing.T) {
 
 // TestNamesAreBounded: neither long names nor many buckets that are emptied again make the door's memory grow.
 func TestNamesAreBounded(t *testing.T) {
-	d := New(Options{Store: newShelf(1 << 20), Anonymous: &kvstore.Space{}})
+	d := New(Options{Store: storetest.NewShelf(1 << 20), Anonymous: &kvstore.Space{}})
 	for target, want := range map[string]int{
 		"/b/" + strings.Repeat("k", maxName):   http.StatusNotFound,
 		"/b/" + strings.Repeat("k", maxName+1): http.StatusBadRequest,
@@ -366,18 +367,18 @@ func TestNamesAreBounded(t *testing.T) {
 }
 
 // patient is a store that asks whether its caller still waits, as those do that have to reach for a block.
-type patient struct{ *shelf }
+type patient struct{ *storetest.Shelf }
 
 func (s patient) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return s.shelf.Get(ctx, k)
+	return s.Shelf.Get(ctx, k)
 }
 
 // TestAfterASlowRead: an answer that is read slowly, within its time, leaves the connection as good as it was.
 func TestAfterASlowRead(t *testing.T) {
-	s := newShelf(64 << 20)
+	s := storetest.NewShelf(64 << 20)
 	address := open(t, s, func(o *Options) {
 		o.Store, o.Anonymous, o.Stall = patient{s}, &kvstore.Space{}, 100*time.Millisecond
 	})
@@ -385,7 +386,8 @@ func TestAfterASlowRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.blocks[(&call{bucket: "b", key: "k"}).at()] = b.Seal()
+	_ = s.Put(t.Context(), (&call{bucket: "b", key: "k"}).at(), b.Seal(), kvstore.Hint{})
+	b.Release()
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
