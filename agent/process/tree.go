@@ -31,13 +31,13 @@ func (p *Process) Tree() ([]Proc, error) {
 // errVeiled says that a process does not show whose it is, for now.
 var errVeiled = errors.New("starts or ends just now and does not show whose it is")
 
-// alive gives what has to end: the living members, and whatever else carries the nonce of the tree, because a subreaper
+// alive gives what has to end of the processes that read gives: the living members, and whatever else carries the nonce of the tree, because a subreaper
 // or a helper outside the tree may have taken it in. Where it finds none, but an orphan that may be one, the error is
 // errVeiled.
-func (p *Process) alive() ([]Proc, error) {
+func (p *Process) alive(read func() ([]Proc, error)) ([]Proc, error) {
 	p.looking.Lock()
 	defer p.looking.Unlock()
-	all, err := scan()
+	all, err := read()
 	if err != nil {
 		return nil, err
 	}

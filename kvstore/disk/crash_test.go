@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/penstock/penstock/kvstore"
@@ -124,12 +125,13 @@ func TestCrash(t *testing.T) {
 			h := &history{rng: rng, may: map[kvstore.Key][]int{}}
 			for range 3 {
 				h.s = openMem(t, o, m)
-				left := rng.IntN(400)
+				var left atomic.Int64 // steps are the store's own goroutines' too
+				left.Store(int64(rng.IntN(400)))
 				m.setBefore(func(op, _ string) error {
 					if op == "read" || op == "open" || op == "list" {
 						return nil
 					}
-					if left--; left < 0 {
+					if left.Add(-1) < 0 {
 						return errPower
 					}
 					return nil
