@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -42,8 +41,8 @@ type record struct {
 	at     uint32   // where it begins; only in lines
 }
 
-func newRecord(k kvstore.Key, b *kvstore.Block, now time.Time) record {
-	return record{key: k, size: uint32(b.Len()), sum: b.Sum(), stored: now.UnixNano()}
+func newRecord(k kvstore.Key, b *kvstore.Block) record {
+	return record{key: k, size: uint32(b.Len()), sum: b.Sum()}
 }
 
 func digestOf(data []byte) (d [16]byte) {

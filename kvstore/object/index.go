@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,33 +33,40 @@ type packed struct {
 	seal seal
 }
 
-// enterPack makes the blocks of a pack known. Of two of one key the one that was put later counts. The lock is held.
+// enterPack makes the blocks of a pack known. Of two of one key the one that was put later counts, in whichever order their
+// packs come; the other is remembered, since it must be marked too when the block is deleted. The lock is held.
 func (s *Store) enterPack(name string, seal seal, records map[kvstore.Key]record) {
 	id, _, _, _ := parsePackName(name)
 	s.number++
 	n := s.number
 	s.packs[n], s.byName[name] = &packed{name, id, seal}, n
 	for k, r := range records {
-		if old, ok := s.index[k]; ok && old.stored > r.stored || s.marked[id][r.at] {
+		if s.marked[id][r.at] {
 			continue
 		}
-		s.index[k] = spot{n, r.at, r.size, r.sum, r.stored}
+		at := spot{n, r.at, r.size, r.sum, r.stored}
+		if other, ok := s.index[k]; ok {
+			if other.stored > at.stored {
+				at, other = other, at
+			}
+			s.older[k] = append(s.older[k], other)
+		}
+		s.index[k] = at
 	}
 }
 
-// waiting returns a record of a pack that is not sent yet. The lock is held.
-func (s *Store) waiting(k kvstore.Key) (*pack, record, bool) {
-	if p := s.filling; p != nil {
-		if r, ok := p.records[k]; ok {
-			return p, r, true
+// waiting returns the newest record of a key where that is in a pack that is not sent yet. Packs are sent at one time and
+// arrive in any order, so that one on its way may hold less than the index knows already. The lock is held.
+func (s *Store) waiting(k kvstore.Key) (in *pack, newest record, ok bool) {
+	if at, known := s.index[k]; known {
+		newest.stored = at.stored
+	}
+	for _, p := range s.unsent() {
+		if r, has := p.records[k]; has && r.stored > newest.stored {
+			in, newest, ok = p, r, true
 		}
 	}
-	for i := len(s.sending) - 1; i >= 0; i-- {
-		if r, ok := s.sending[i].records[k]; ok {
-			return s.sending[i], r, true
-		}
-	}
-	return nil, record{}, false
+	return in, newest, ok
 }
 
 // find says what is known of a packed block, sent or not. The lock is held.
@@ -152,7 +160,7 @@ func (s *Store) loadPack(ctx context.Context, name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.byName[name]; known {
+	if _, known := s.byName[name]; known || s.isOnItsWay(name) {
 		return nil
 	}
 	s.enterPack(name, sl, records)
@@ -192,6 +200,9 @@ func (s *Store) dropPacks(gone map[uint32]bool) {
 			s.forget(k)
 		}
 	}
+	for k, all := range s.older {
+		s.keepOlder(k, slices.DeleteFunc(all, func(at spot) bool { return gone[at.pack] }))
+	}
 	for n := range gone {
 		if p := s.packs[n]; p != nil {
 			delete(s.byName, p.name)
@@ -201,9 +212,10 @@ func (s *Store) dropPacks(gone map[uint32]bool) {
 	}
 }
 
-// forget takes a block out of the index. The lock is held.
+// forget takes a block out of the index, with what there was of it before. The lock is held.
 func (s *Store) forget(k kvstore.Key) {
 	delete(s.index, k)
+	delete(s.older, k)
 	if _, _, ok := s.waiting(k); !ok {
 		s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
 	}
@@ -211,14 +223,24 @@ func (s *Store) forget(k kvstore.Key) {
 
 // A pack cannot be changed, so that the blocks in it that are deleted are named by marks beside it: small objects of offsets.
 
-// putMarks says that the records at some offsets of a pack are deleted.
-func (s *Store) putMarks(ctx context.Context, id string, at []uint32) error {
-	var b []byte
-	for _, a := range at {
-		b = binary.LittleEndian.AppendUint32(b, a)
+// marks are offsets of records that are deleted, by pack.
+type marks map[string][]uint32
+
+// putMarks writes marks down.
+func (s *Store) putMarks(ctx context.Context, m marks) error {
+	var failed error
+	for id, offsets := range m {
+		if len(offsets) == 0 {
+			continue
+		}
+		var b []byte
+		for _, at := range offsets {
+			b = binary.LittleEndian.AppendUint32(b, at)
+		}
+		b = binary.LittleEndian.AppendUint32(b, kvstore.Checksum(b))
+		failed = errors.Join(failed, s.putObject(ctx, "d/"+id+"/"+rand.Text(), b, true))
 	}
-	b = binary.LittleEndian.AppendUint32(b, kvstore.Checksum(b))
-	return s.putObject(ctx, "d/"+id+"/"+rand.Text(), b, true)
+	return failed
 }
 
 // refreshMarks reads marks that are new.

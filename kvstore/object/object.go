@@ -106,11 +106,12 @@ type Store struct {
 	filling   *pack
 	sending   []*pack
 	index     map[kvstore.Key]spot
+	older     map[kvstore.Key][]spot // of keys in index: records in other packs that were put before
 	packs     map[uint32]*packed
 	byName    map[string]uint32
 	number    uint32 // of the newest pack
 	touched   map[string]time.Time
-	latest    time.Time                  // of a record
+	latest    int64                      // time of a record
 	marked    map[string]map[uint32]bool // records that are deleted, by pack and offset
 	marksRead map[string]bool
 	listed    *inventory // at the last collection
@@ -156,7 +157,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // openOn makes a store over a bucket. o has its defaults.
 func openOn(ctx context.Context, b bucket, o Options) *Store {
 	s := &Store{
-		opts: o, bucket: b, patience: newPatience(o.Workers, o.Timeout, o.Cooldown), index: map[kvstore.Key]spot{},
+		opts: o, bucket: b, patience: newPatience(o.Workers, o.Timeout, o.Cooldown), index: map[kvstore.Key]spot{}, older: map[kvstore.Key][]spot{},
 		packs: map[uint32]*packed{}, byName: map[string]uint32{}, touched: map[string]time.Time{},
 		marked: map[string]map[uint32]bool{}, marksRead: map[string]bool{}, senders: make(chan struct{}, senders),
 	}

@@ -18,6 +18,8 @@ const senders = 4
 
 // pack is one that is being filled or sent.
 type pack struct {
+	id      string
+	name    string // once it is being sent
 	seal    seal
 	head    []byte
 	bytes   []byte
@@ -35,7 +37,7 @@ func (s *Store) newPack() (*pack, error) {
 		return nil, err
 	}
 	return &pack{
-		seal: seal, head: slices.Clone(b), bytes: b, records: map[kvstore.Key]record{}, begun: time.Now(), done: make(chan struct{}),
+		id: rand.Text(), seal: seal, head: slices.Clone(b), bytes: b, records: map[kvstore.Key]record{}, begun: time.Now(), done: make(chan struct{}),
 	}, nil
 }
 
@@ -67,6 +69,19 @@ func parsePackName(name string) (id string, at, n int64, ok bool) {
 
 const maxPack = 1 << 30
 
+// unsent are the packs that are being filled or sent. The lock is held.
+func (s *Store) unsent() []*pack {
+	if s.filling == nil {
+		return s.sending
+	}
+	return append(slices.Clip(s.sending), s.filling)
+}
+
+// isOnItsWay says whether this store is sending a pack: it knows better what is in it than who reads it. The lock is held.
+func (s *Store) isOnItsWay(name string) bool {
+	return slices.ContainsFunc(s.sending, func(p *pack) bool { return p.name == name })
+}
+
 // add puts a block into the pack that is being filled. It waits where that one is full and none can be sent.
 func (s *Store) add(ctx context.Context, r record, data []byte) error {
 	for {
@@ -80,7 +95,8 @@ func (s *Store) add(ctx context.Context, r record, data []byte) error {
 		}
 		p := s.filling
 		if len(p.bytes) < s.opts.PackBytes {
-			r.at = uint32(len(p.bytes))
+			// In the order of the records, and later than what a writer with a clock ahead has put.
+			r.at, r.stored = uint32(len(p.bytes)), max(s.now(), s.index[r.key].stored+1)
 			p.bytes = p.seal.appendRecord(p.bytes, &r, data)
 			p.records[r.key] = r
 			full := len(p.bytes) >= s.opts.PackBytes
@@ -136,6 +152,7 @@ func (s *Store) launch(p *pack) {
 	}
 	s.filling = nil
 	tail := p.tail()
+	p.name = packName(p.id, len(p.bytes), len(tail))
 	s.sending = append(s.sending, p)
 	s.patience.running.Go(func() {
 		defer func() { <-s.senders }()
@@ -147,33 +164,39 @@ func (s *Store) launch(p *pack) {
 func (s *Store) deliver(p *pack, tail []byte) {
 	ctx, cancel := context.WithTimeout(s.life, time.Minute)
 	defer cancel()
-	id := rand.Text()
-	name := packName(id, len(p.bytes), len(tail))
-	err := s.putObject(ctx, name, append(p.bytes, tail...), true)
+	err := s.putObject(ctx, p.name, append(p.bytes, tail...), true)
 	if errors.Is(err, errExists) { // an earlier try, whose answer was lost
 		err = nil
 	}
 	s.mu.Lock()
 	p.err = err
 	s.sending = slices.DeleteFunc(s.sending, func(o *pack) bool { return o == p })
+	marks := marks{p.id: p.gone}
 	if err == nil {
-		s.enterPack(name, p.seal, p.records)
+		s.enterPack(p.name, p.seal, p.records)
+	} else {
+		s.lost(p, marks)
 	}
-	for k := range p.records {
-		if _, ok := s.find(k); !ok && err != nil {
-			s.count.drops.Add(1)
-			s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
-		}
-	}
-	gone := p.gone
 	s.mu.Unlock()
-	if err == nil && len(gone) > 0 {
-		err = s.putMarks(ctx, id, gone)
+	if failed := s.putMarks(ctx, marks); failed != nil && err == nil {
+		err = failed
 	}
 	if err != nil {
 		s.opts.Log.Warn().Err(err).Int("blocks", len(p.records)).Msg("a pack of the object tier was lost")
 	}
 	close(p.done)
+}
+
+// lost forgets the blocks of a pack that could not be sent, with what was there of them before: who was told that a newer one
+// was put must not read an older one. The lock is held.
+func (s *Store) lost(p *pack, marks marks) {
+	for k, r := range p.records {
+		s.takeOut(k, r.stored, marks)
+		if _, ok := s.find(k); !ok {
+			s.count.drops.Add(1)
+			s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
+		}
+	}
 }
 
 // flush sends the pack that is being filled and waits until all are sent.

@@ -301,12 +301,18 @@ func releaseAll(all []got) {
 
 // lose forgets a packed block that is corrupt, for all.
 func (s *Store) lose(p *packed, w wanted) {
+	m := marks{}
 	s.mu.Lock()
 	if s.index[w.key] == w.spot {
-		s.forget(w.key)
+		s.takeOut(w.key, w.stored, m)
+		if _, _, ok := s.waiting(w.key); !ok {
+			s.opts.Moves(kvstore.Move{Key: w.key, Tier: kvstore.Object})
+		}
+	} else {
+		m[p.id] = []uint32{w.at}
 	}
 	s.mu.Unlock()
-	s.behind(func(ctx context.Context) error { return s.putMarks(ctx, p.id, []uint32{w.at}) })
+	s.behind(func(ctx context.Context) error { return s.putMarks(ctx, m) })
 }
 
 // nearby is how far apart blocks may lie that are read with one request, and longestRun how much that may be.

@@ -27,16 +27,10 @@ func parseBlockName(name string) (k kvstore.Key, ok bool) {
 	return k, blockName(k) == name
 }
 
-// now is a time for a record: later than that of any before, so that of two records the later one counts.
-func (s *Store) now() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if !now.After(s.latest) {
-		now = s.latest.Add(1)
-	}
-	s.latest = now
-	return now
+// now is a time for a record: later than that of any before, so that of two records the later one counts. The lock is held.
+func (s *Store) now() int64 {
+	s.latest = max(time.Now().UnixNano(), s.latest+1)
+	return s.latest
 }
 
 // Put implements kvstore.Store. A large block is in the bucket when it returns; a small one is sent with others, and may be
@@ -45,7 +39,7 @@ func (s *Store) Put(ctx context.Context, k kvstore.Key, b *kvstore.Block, _ kvst
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.put(ctx, newRecord(k, b, s.now()), b.Bytes())
+	err := s.put(ctx, newRecord(k, b), b.Bytes())
 	switch {
 	case err == nil:
 		s.count.puts.Add(1)
@@ -76,6 +70,9 @@ var errClosed = fmt.Errorf("the store is closed: %w", kvstore.ErrUnavailable)
 // putLarge makes an object of its own for a block, unless the very same is there.
 func (s *Store) putLarge(ctx context.Context, r record, data []byte) error {
 	r.digest = digestOf(data)
+	s.mu.Lock()
+	r.stored = s.now()
+	s.mu.Unlock()
 	b, sl, err := appendHead(make([]byte, 0, overhead+len(data)+2*tagSize), s.opts.Keys)
 	if err != nil {
 		return err
@@ -120,78 +117,6 @@ func (s *Store) putObject(ctx context.Context, name string, b []byte, ifAbsent b
 	case err == nil:
 		s.count.written.Add(int64(len(b)))
 	case errors.Is(err, kvstore.ErrUnavailable):
-		s.count.errors.Add(1)
-	}
-	return err
-}
-
-// unpack forgets a packed block of a key, and says so to those who come after.
-func (s *Store) unpack(ctx context.Context, k kvstore.Key) error {
-	s.mu.Lock()
-	if p := s.filling; p != nil {
-		delete(p.records, k)
-	}
-	for _, p := range s.sending {
-		if r, ok := p.records[k]; ok {
-			p.gone = append(p.gone, r.at)
-			delete(p.records, k)
-		}
-	}
-	at, ok := s.index[k]
-	if !ok {
-		s.mu.Unlock()
-		return nil
-	}
-	delete(s.index, k)
-	id := s.packs[at.pack].id
-	s.mu.Unlock()
-	return s.putMarks(ctx, id, []uint32{at.at})
-}
-
-// Delete implements kvstore.Store. Other stores find the block until their next Refresh.
-func (s *Store) Delete(ctx context.Context, k kvstore.Key) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	was, err := s.remove(ctx, k)
-	if was && err == nil {
-		s.count.deleted.Add(1)
-	}
-	if err != nil {
-		return fmt.Errorf("delete block %s: %w", k, err)
-	}
-	return nil
-}
-
-func (s *Store) remove(ctx context.Context, k kvstore.Key) (was bool, err error) {
-	if s.closed.Load() {
-		return false, errClosed
-	}
-	s.mu.Lock()
-	if _, was = s.find(k); was {
-		s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
-	}
-	s.mu.Unlock()
-	if err := s.unpack(ctx, k); err != nil {
-		return was, err
-	}
-	name := blockName(k)
-	_, err = ask(ctx, s.patience, s.patience.reads, 0, false, func(ctx context.Context) (stat, error) { return s.bucket.Stat(ctx, name) }, func(stat) {})
-	if errors.Is(err, errNoObject) {
-		return was, nil
-	}
-	if err != nil {
-		return was, err
-	}
-	s.opts.Moves(kvstore.Move{Key: k, Tier: kvstore.Object})
-	return true, s.deleteObject(ctx, name)
-}
-
-func (s *Store) deleteObject(ctx context.Context, name string) error {
-	_, err := ask(ctx, s.patience, s.patience.writes, 0, false, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.bucket.Delete(ctx, name)
-	}, func(struct{}) {})
-	if errors.Is(err, kvstore.ErrUnavailable) {
 		s.count.errors.Add(1)
 	}
 	return err
