@@ -236,6 +236,19 @@ type Nomad struct {
 	Namespace   string   `yaml:"namespace,omitempty"`
 	Datacenters []string `yaml:"datacenters,omitempty"`
 	NodePool    string   `yaml:"nodePool,omitempty"`
-	Driver      string   `yaml:"driver,omitempty"`
+	Driver      string   `yaml:"driver,omitempty"` // raw_exec, exec, docker or podman; default raw_exec
 	Priority    int      `yaml:"priority,omitempty"`
+
+	Image       string            `yaml:"image,omitempty"`  // docker and podman: holds penstock's program and the engine
+	Mounts      []string          `yaml:"mounts,omitempty"` // docker and podman: SRC:DST[:ro]
+	User        string            `yaml:"user,omitempty"`   // of the task; default the driver's
+	Constraints []NomadConstraint `yaml:"constraints,omitempty"`
+	Spread      string            `yaml:"spread,omitempty"` // attribute over whose values replicas are spread evenly
+}
+
+// NomadConstraint is what a client must be like to run replicas, as in Nomad's constraint block.
+type NomadConstraint struct {
+	Attribute string `yaml:"attribute"`
+	Operator  string `yaml:"operator,omitempty"` // default =
+	Value     string `yaml:"value,omitempty"`
 }

@@ -31,22 +31,25 @@ func newForm(pattern, words, hint string) *form {
 }
 
 var (
-	version1     = newForm(`^penstock/v1$`, "known version of the file", "this release reads "+APIVersion)
-	dnsLabel     = newForm(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`, "DNS label", "use at most 40 lower case letters, digits and dashes, and no dash at the ends")
-	hubName      = newForm(`^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$`, "name of a model hub", "write it as OWNER/NAME; local weights go into model.path")
-	absolute     = newForm(`^/([^/].*)?$`, "absolute path", "start it with / and write it out: ~ and variables stay as they are")
-	servedName   = newForm(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$`, "name that clients can ask for", "use letters, digits and ._:/@+- only")
-	versionName  = newForm(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$`, "version", "write it as the engine prints it, such as 0.11.0")
-	envName      = newForm(`^[A-Za-z_][A-Za-z0-9_]*$`, "name of an environment variable", "use letters, digits and _ only")
-	imageName    = newForm(`^[^\s-]\S*$`, "image", "write a path or a reference without blanks")
-	mountPair    = newForm(`^/[^:,\s]*:/[^:,\s]*(:r[ow])?$`, "mount", "write SRC:DST or SRC:DST:ro with absolute paths, no blanks and no commas")
-	objectURL    = newForm(`^(s3://[a-z0-9][a-z0-9.-]+(/[^\s?#]*)?|file:///[^\s?#]*)$`, "object store", "write s3://BUCKET/PREFIX or file:///FOLDER; credentials go into kv.object.credentialsFile")
-	hostPort     = newForm(`^(https?://)?([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`, "endpoint", "write HOST or HOST:PORT")
-	plainName    = newForm(`^[A-Za-z0-9][A-Za-z0-9._,@:+-]*$`, "name", "use letters, digits and ._,@:+- only")
-	constraints  = newForm(`^[A-Za-z0-9\[(][A-Za-z0-9._,*&|()\[\]-]*$`, "constraint", "write it as sbatch --constraint takes it")
-	moment       = newForm(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})$`, "time", "write it as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00")
-	gpuOption    = newForm(`^(gres|gpus-per-node|none)$`, "way to ask Slurm for cards", "use gres, gpus-per-node or none")
-	sbatchOption = newForm(`^-.+`, "option of sbatch", "write it as sbatch takes it, such as --exclusive")
+	version1       = newForm(`^penstock/v1$`, "known version of the file", "this release reads "+APIVersion)
+	dnsLabel       = newForm(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`, "DNS label", "use at most 40 lower case letters, digits and dashes, and no dash at the ends")
+	hubName        = newForm(`^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$`, "name of a model hub", "write it as OWNER/NAME; local weights go into model.path")
+	absolute       = newForm(`^/([^/].*)?$`, "absolute path", "start it with / and write it out: ~ and variables stay as they are")
+	servedName     = newForm(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$`, "name that clients can ask for", "use letters, digits and ._:/@+- only")
+	versionName    = newForm(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$`, "version", "write it as the engine prints it, such as 0.11.0")
+	envName        = newForm(`^[A-Za-z_][A-Za-z0-9_]*$`, "name of an environment variable", "use letters, digits and _ only")
+	imageName      = newForm(`^[^\s-]\S*$`, "image", "write a path or a reference without blanks")
+	mountPair      = newForm(`^/[^:,\s]*:/[^:,\s]*(:r[ow])?$`, "mount", "write SRC:DST or SRC:DST:ro with absolute paths, no blanks and no commas")
+	objectURL      = newForm(`^(s3://[a-z0-9][a-z0-9.-]+(/[^\s?#]*)?|file:///[^\s?#]*)$`, "object store", "write s3://BUCKET/PREFIX or file:///FOLDER; credentials go into kv.object.credentialsFile")
+	hostPort       = newForm(`^(https?://)?([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`, "endpoint", "write HOST or HOST:PORT")
+	plainName      = newForm(`^[A-Za-z0-9][A-Za-z0-9._,@:+-]*$`, "name", "use letters, digits and ._,@:+- only")
+	constraints    = newForm(`^[A-Za-z0-9\[(][A-Za-z0-9._,*&|()\[\]-]*$`, "constraint", "write it as sbatch --constraint takes it")
+	moment         = newForm(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})$`, "time", "write it as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00")
+	gpuOption      = newForm(`^(gres|gpus-per-node|none)$`, "way to ask Slurm for cards", "use gres, gpus-per-node or none")
+	nomadAttribute = newForm(`^\$\{(attr|node|meta|device)\.[A-Za-z0-9._/-]+\}$`, "attribute of Nomad's", "write it as ${attr.cpu.arch} or ${meta.rack}")
+	nomadOperator  = newForm(`^(=|!=|>|>=|<|<=|regexp|set_contains|set_contains_any|version|semver|is_set|is_not_set)$`, "operator of Nomad's constraints", "use =, !=, >, >=, <, <=, regexp, set_contains, set_contains_any, version, semver, is_set or is_not_set")
+	nomadDriver    = newForm(`^(raw_exec|exec|docker|podman)$`, "task driver that Penstock can use", "use raw_exec, exec, docker or podman")
+	sbatchOption   = newForm(`^-.+`, "option of sbatch", "write it as sbatch takes it, such as --exclusive")
 )
 
 // enums lists the values of types that have few.
@@ -166,11 +169,21 @@ var rules = map[string]rule{
 	"slurm.sbatch":      {doc: "Further options, as sbatch takes them."},
 	"slurm.sbatch[]":    {doc: "One option, such as --exclusive.", form: sbatchOption},
 
-	"nomad":               {doc: "For cluster: nomad."},
-	"nomad.namespace":     {doc: "Namespace of the jobs.", form: plainName},
-	"nomad.datacenters":   {doc: "Datacenters that may run them."},
-	"nomad.datacenters[]": {doc: "Name of a datacenter, or a pattern with *.", form: newForm(`^[A-Za-z0-9*][A-Za-z0-9._*-]*$`, "datacenter", "use letters, digits and ._*- only")},
-	"nomad.nodePool":      {doc: "Node pool of the jobs.", form: plainName},
-	"nomad.driver":        {doc: "Task driver, such as exec or raw_exec.", form: plainName},
-	"nomad.priority":      {doc: "Priority of the jobs, 1 to 100; 0 = Nomad's default.", max: 100, byValue: "0"},
+	"nomad":                         {doc: "For cluster: nomad."},
+	"nomad.namespace":               {doc: "Namespace of the jobs.", form: plainName},
+	"nomad.datacenters":             {doc: "Datacenters that may run them."},
+	"nomad.datacenters[]":           {doc: "Name of a datacenter, or a pattern with *.", form: newForm(`^[A-Za-z0-9*][A-Za-z0-9._*-]*$`, "datacenter", "use letters, digits and ._*- only")},
+	"nomad.nodePool":                {doc: "Node pool of the jobs.", form: plainName},
+	"nomad.driver":                  {doc: "Task driver: raw_exec, exec, docker or podman.", form: nomadDriver, byValue: "raw_exec"},
+	"nomad.priority":                {doc: "Priority of the jobs, 1 to 100; 0 = Nomad's default.", max: 100, byValue: "0"},
+	"nomad.image":                   {doc: "Image for docker or podman: holds penstock's program and the engine.", form: imageName},
+	"nomad.mounts":                  {doc: "Folders of the client for docker or podman, as SRC:DST[:ro], such as those with weights."},
+	"nomad.mounts[]":                {doc: "SRC:DST or SRC:DST:ro.", form: mountPair},
+	"nomad.user":                    {doc: "User of the tasks. Default: the driver's.", form: plainName},
+	"nomad.constraints":             {doc: "What a client must be like to run replicas, as in Nomad's constraint block."},
+	"nomad.constraints[]":           {doc: "A constraint."},
+	"nomad.constraints[].attribute": {doc: "Attribute, such as ${attr.cpu.arch}.", required: true, form: nomadAttribute},
+	"nomad.constraints[].operator":  {doc: "How it is compared.", form: nomadOperator, byValue: "="},
+	"nomad.constraints[].value":     {doc: "With what it is compared.", literal: true, free: true},
+	"nomad.spread":                  {doc: "Attribute over whose values replicas are spread evenly, such as ${node.datacenter}.", form: nomadAttribute},
 }

@@ -21,6 +21,7 @@ func (c *checker) deployment(d Deployment) {
 	c.lifetime(d)
 	c.localNodes(d.Local.Nodes)
 	c.slurm(d)
+	c.nomad(d)
 	c.secrets(d)
 }
 

@@ -37,7 +37,10 @@ func ReplicaHash(d jobspecs.Deployment, kind jobspecs.RoleKind) string {
 		depends.Slurm.Sbatch, depends.Slurm.Setup = orEmpty(d.Slurm.Sbatch), orEmpty(d.Slurm.Setup)
 	case jobspecs.NomadCluster:
 		depends.Nomad = &d.Nomad
-		depends.Nomad.Datacenters = orEmpty(d.Nomad.Datacenters)
+		depends.Nomad.Datacenters, depends.Nomad.Mounts = orEmpty(d.Nomad.Datacenters), orEmpty(d.Nomad.Mounts)
+		if depends.Nomad.Constraints == nil {
+			depends.Nomad.Constraints = []jobspecs.NomadConstraint{}
+		}
 	}
 	e := &depends.Engine
 	e.Command, e.Args, e.Setup, e.Container.Mounts = orEmpty(e.Command), orEmpty(e.Args), orEmpty(e.Setup), orEmpty(e.Container.Mounts)
