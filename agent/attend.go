@@ -184,6 +184,7 @@ func (r *run) firstToken(ctx context.Context, e *engineRun, limit time.Duration)
 	e.startedAt = time.Now()
 	e.serving.Store(true)
 	e.slots = r.openSlots(quick, e)
+	r.admitKV(e)
 	r.port.admit(e.reader, e.slots)
 	r.phase(apiv1.Phase_PHASE_STARTED, "")
 	r.log.Info().Msg("engine started")
@@ -284,6 +285,7 @@ func (r *run) follow(ctx context.Context, e *engineRun) error {
 		case apiv1.Phase_PHASE_STARTED, apiv1.Phase_PHASE_DRAINING:
 			if e.startedAt.IsZero() {
 				e.startedAt = time.Now()
+				r.admitKV(e)
 			}
 			r.phaseOnce(heard.Phase, heard.Message)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/penstock/penstock/agent/cache"
 	"github.com/penstock/penstock/agent/slots"
+	"github.com/penstock/penstock/jobspecs"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	"github.com/penstock/penstock/kvstore"
 	"github.com/penstock/penstock/kvstore/llamacpp"
@@ -27,10 +28,12 @@ const saveWithin = 30 * time.Second
 // (nil) the run serves as well, and reads more.
 func (r *run) openKV(ctx context.Context) *cache.Cache {
 	d := r.adm.deployment
-	if r.traits.Disaggregation != spec.SlotFiles || !cache.Wanted(d.KV) || r.opts.Rank > 0 {
+	switch spec.KVDoor(d) {
+	case spec.SlotDoor, spec.RESPDoor, spec.S3Door: // each rank's engine has a door on its own node
+	default:
 		return nil
 	}
-	c, err := cache.Open(ctx, cache.Options{Tiers: d.KV, Owner: d.Name + "-" + string(r.adm.role), Log: r.log})
+	c, err := cache.Open(ctx, cache.Options{Tiers: tiersOf(d), Owner: d.Name + "-" + string(r.adm.role), Log: r.log})
 	if err != nil {
 		r.log.Warn().Err(err).Msg("this run has no KV tiers")
 		return nil
@@ -53,8 +56,12 @@ func (r *run) weights() string {
 	if r.kv == nil {
 		return ""
 	}
-	path := r.adm.deployment.Model.Path
-	if path == "" {
+	d := r.adm.deployment
+	path := d.Model.Path
+	switch {
+	case path == "" && d.Engine.Kind == jobspecs.Sim: // its weights are made from the name
+		return "sim " + d.Model.ID
+	case path == "":
 		return ""
 	}
 	fp, err := cache.Fingerprint(path)
@@ -68,7 +75,7 @@ func (r *run) weights() string {
 // openSlots puts the KV tiers behind an engine that has just started. If the weights have changed since it was launched,
 // nobody knows which ones it has loaded.
 func (r *run) openSlots(ctx context.Context, e *engineRun) *slots.Slots {
-	if r.kv == nil || e.weights == "" {
+	if r.kv == nil || e.weights == "" || spec.KVDoor(r.adm.deployment) != spec.SlotDoor {
 		return nil
 	}
 	if r.weights() != e.weights {
@@ -82,7 +89,11 @@ func (r *run) openSlots(ctx context.Context, e *engineRun) *slots.Slots {
 	}
 	s, err := slots.Open(ctx, slots.Options{
 		Engine: e.reader.Transport(), Authorize: e.reader.Authorize, Dir: r.dir, Store: r.kv.Store(), Alloc: r.kv.Alloc(),
-		Space:       func(tenant string) kvstore.Space { return kvstore.NewSpace(layout, tenant) },
+		Space: func(tenant string) kvstore.Space {
+			space := kvstore.NewSpace(layout, tenant)
+			r.kv.Describe(space, layout, tenant)
+			return space
+		},
 		BlockTokens: layout.BlockTokens, Metrics: r.agent.metrics.slots, Log: r.log,
 	})
 	if err != nil {
@@ -94,20 +105,15 @@ func (r *run) openSlots(ctx context.Context, e *engineRun) *slots.Slots {
 
 // settleKV lets the saves of an engine's slots end while it lives, and where the run ends writes down what the tiers hold.
 func (r *run) settleKV(ctx context.Context, e *engineRun, asked bool) {
-	if e.slots == nil {
+	if r.kv == nil {
 		return
 	}
 	by := time.Now().Add(saveWithin)
 	if asked {
 		by = r.drainBy()
 	}
-	ctx, cancel := context.WithDeadline(ctx, by)
-	defer cancel()
-	if closed(e.ended()) || closed(r.end.stopped) {
-		cancel() // nothing can be saved any more
-	}
-	if err := e.slots.Close(ctx); err != nil {
-		r.log.Warn().Err(err).Msg("slots not saved at the end")
+	if e.slots != nil {
+		r.closeSlots(ctx, e, by)
 	}
 	if asked {
 		ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), by)
@@ -116,18 +122,33 @@ func (r *run) settleKV(ctx context.Context, e *engineRun, asked bool) {
 	}
 }
 
+func (r *run) closeSlots(ctx context.Context, e *engineRun, by time.Time) {
+	ctx, cancel := context.WithDeadline(ctx, by)
+	defer cancel()
+	if closed(e.ended()) || closed(r.end.stopped) {
+		cancel() // nothing can be saved any more
+	}
+	if err := e.slots.Close(ctx); err != nil {
+		r.log.Warn().Err(err).Msg("slots not saved at the end")
+	}
+}
+
 // maxPrompt is the longest body that is looked into; gateways have their own, lower limit.
 const maxPrompt = 64 << 20
 
-// prepared is a request with a slot of its own, if it may have one, and what to call at the end of its answer.
+// prepared is a request with its tenant in it where the engine's connector wants that, with a slot of its own where it may have
+// one, and what to call at the end of its answer.
 func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_ *http.Request, end func(answered bool), err error) {
 	nothing := func(bool) {}
-	if s == nil || r.Method != http.MethodPost || r.ContentLength > maxPrompt {
+	if s == nil && p.tenantTag == "" || r.Method != http.MethodPost {
 		return r, nothing, nil
 	}
 	switch r.URL.Path {
-	case "/v1/completions", "/v1/chat/completions", "/completion":
+	case "/v1/completions", "/v1/chat/completions", "/completion", "/v1/responses":
 	default:
+		return r, nothing, nil
+	}
+	if s != nil && r.ContentLength > maxPrompt {
 		return r, nothing, nil
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxPrompt+1))
@@ -137,16 +158,17 @@ func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_
 	if len(body) > maxPrompt {
 		return nil, nil, errors.New("the request is too long")
 	}
+	if p.tenantTag != "" {
+		body, err = withTenant(body, p.tenantTag, r.Header.Get(headerTenant))
+		return withBody(ctx, r, body), nothing, err
+	}
 	lease, body, err := s.Take(ctx, slots.Request{
 		Tenant: r.Header.Get(headerTenant), Path: r.URL.Path, Body: body, From: p.others().source(r.Header.Get(headerKVFrom)),
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	out := r.WithContext(ctx)
-	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	out.Header = r.Header.Clone()
-	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	out := withBody(ctx, r, body)
 	if r.Header.Get(headerKVSave) == "" {
 		return out, lease.End, nil
 	}
@@ -157,4 +179,13 @@ func (p *port) prepared(ctx context.Context, r *http.Request, s *slots.Slots) (_
 		}
 		lease.EndSaved(ctx)
 	}, nil
+}
+
+// withBody is the request with another body.
+func withBody(ctx context.Context, r *http.Request, body []byte) *http.Request {
+	out := r.WithContext(ctx)
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	out.Header = r.Header.Clone()
+	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	return out
 }

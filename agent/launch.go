@@ -38,7 +38,8 @@ type engineRun struct {
 	tail      *process.Tail
 	reader    *engine.Reader  // nil where this rank answers no HTTP
 	weights   string          // fingerprint of what it loads; empty = not known, or no use for it
-	slots     *slots.Slots    // nil = its KV has no tiers
+	slots     *slots.Slots    // nil = its KV has no tiers, or reaches them by itself
+	door      *door           // by which it reaches them; nil = by none
 	meeting   meeting         // of the ranks' engines
 	serving   atomic.Bool     // it has answered with a token
 	startedAt time.Time       // of that token; zero = not yet
@@ -63,7 +64,21 @@ type meeting struct {
 
 // launch starts the engine. n counts the starts of this run. It is the run's begin, except in tests of supervision.
 func (r *run) launch(n int, m meeting) (*engineRun, error) {
-	s, err := r.start(n, m)
+	weights := r.weights()
+	o, err := r.openDoor(n, weights)
+	if err != nil {
+		return nil, err
+	}
+	e, err := r.startEngine(n, m, weights, o)
+	if err != nil {
+		o.close()
+	}
+	return e, err
+}
+
+// startEngine starts the engine whose door is open already.
+func (r *run) startEngine(n int, m meeting, weights string, o *door) (*engineRun, error) {
+	s, err := r.start(n, m, o)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +87,7 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 		return nil, err
 	}
 	e := &engineRun{
-		tail: process.NewTail(tailLines, tailWidth), meeting: m, weights: r.weights(),
+		tail: process.NewTail(tailLines, tailWidth), meeting: m, weights: weights, door: o,
 		events: kvevents.Source{Endpoint: s.EventsEndpoint, Replay: s.EventsReplay},
 	}
 	if len(cmd.Argv) == 0 && r.opts.Rank > 0 {
@@ -98,16 +113,19 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 	if r.opts.Rank == 0 {
 		e.reader = r.reader(e.proc, s, key)
 	}
-	r.state.setPorts(&apiv1.Ports{Ports: append(r.ownPorts(), enginePorts(s, cmd)...)})
+	r.state.setPorts(&apiv1.Ports{Ports: append(append(r.ownPorts(), o.ports()...), enginePorts(s, cmd)...)})
 	return e, nil
 }
 
 // start is what the launch line depends on.
-func (r *run) start(n int, m meeting) (spec.Start, error) {
+func (r *run) start(n int, m meeting, o *door) (spec.Start, error) {
 	s := spec.Start{
 		Deployment: r.adm.deployment, Role: r.adm.role, Rank: r.opts.Rank, Nodes: r.opts.Nodes,
 		HeadHost: m.host, HeadPort: m.port, TransferHost: r.opts.AdvertiseHost,
 		Dir: r.dir, GPUs: r.adm.gpus, Self: r.opts.Self,
+	}
+	if o != nil {
+		s.KV = o.access
 	}
 	s.EventsEndpoint, s.EventsReplay = r.eventSockets(n)
 	var err error

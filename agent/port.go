@@ -67,6 +67,7 @@ type portOptions struct {
 	launch, run string
 	epoch       uint64
 	traits      spec.Traits
+	tenantTag   string // field of kv_transfer_params that is to hold the tenant; empty = none
 	metrics     *metrics
 	scrape      http.Handler // our own metrics
 	gang        http.Handler // rank 0 of several: what the other ranks ask; else nil

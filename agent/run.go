@@ -79,7 +79,7 @@ func (a *Agent) newRun(home *controller, adm *admission) (*run, error) {
 	r.begin = r.launch
 	r.gather()
 	r.port = newPort(portOptions{
-		launch: a.opts.Join.Launch, run: a.opts.Run, epoch: adm.epoch, traits: r.traits, metrics: a.metrics,
+		launch: a.opts.Join.Launch, run: a.opts.Run, epoch: adm.epoch, traits: r.traits, tenantTag: spec.TenantTag(adm.deployment), metrics: a.metrics,
 		scrape: promhttp.HandlerFor(a.opts.Registry, promhttp.HandlerOpts{}), gang: r.gangHandler(), log: r.log,
 	})
 	r.reporter = &reporter{

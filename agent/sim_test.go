@@ -31,6 +31,10 @@ func playSim(args []string) int {
 			o.ServedModelNames = []string{value}
 		case "--kv-events-config":
 			o.KVEvents, _ = sim.ParseKVEventsConfig(value)
+		case "--kv-transfer-config":
+			o.KVTransfer, _ = sim.ParseKVTransferConfig(value)
+			text, _ := os.ReadFile(os.Getenv("LMCACHE_CONFIG_FILE"))
+			o.ExternalKV, _ = sim.ParseLMCacheConfig(string(text))
 		case "--uds":
 			o.UDS = value
 		case "--headless":

@@ -105,6 +105,7 @@ func (r *run) once(ctx context.Context, n int) verdict {
 	r.engine.Store(e)
 	r.cards.owner(e.proc)
 	r.phase(apiv1.Phase_PHASE_LOADING, "the engine starts", func(h *apiv1.Health) { h.EngineStarts++ })
+	defer r.serveDoor(ctx, e)()
 	defer r.followBlocks(ctx, e)()
 	return r.attend(ctx, e)
 }

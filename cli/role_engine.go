@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -92,7 +93,27 @@ func parseSim(c *cli.Context, std IO) (sim.Options, error) {
 		o.MasterAddr = c.String("master-addr")
 	}
 	o.TransferHost = orDefault(c.String("transfer-host"), std.Getenv("VLLM_NIXL_SIDE_CHANNEL_HOST"))
-	return o, parseSimValues(c, &o)
+	if err := parseSimValues(c, &o); err != nil {
+		return o, err
+	}
+	if err := errors.Join(externalKV(std, &o), o.Validate()); err != nil {
+		return o, &exitError{code: ExitUsage, err: fmt.Errorf("penstock engine sim: %w", err)}
+	}
+	return o, nil
+}
+
+// externalKV reads where LMCache's configuration says that KV is kept, if the engine is to use it.
+func externalKV(std IO, o *sim.Options) error {
+	file := std.Getenv("LMCACHE_CONFIG_FILE")
+	if !o.KVTransfer.LMCache || file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("LMCACHE_CONFIG_FILE: %w", err)
+	}
+	o.ExternalKV, err = sim.ParseLMCacheConfig(string(text))
+	return err
 }
 
 func orDefault(s, otherwise string) string {
@@ -131,7 +152,7 @@ func parseSimValues(c *cli.Context, o *sim.Options) error {
 		}
 		o.LoRAModules = append(o.LoRAModules, sim.LoRAModule{Name: name, Path: path})
 	}
-	if err := errors.Join(append(errs, o.Validate())...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return &exitError{code: ExitUsage, err: fmt.Errorf("penstock engine sim: %w", err)}
 	}
 	return nil

@@ -148,12 +148,25 @@ type Rollout struct {
 
 // KV says how KV cache is cut into blocks and where it overflows to.
 type KV struct {
-	BlockTokens int       `yaml:"blockTokens,omitempty"` // 0 = the engine's default
-	Host        Bytes     `yaml:"host,omitempty"`        // host memory per node
-	Disk        KVDisk    `yaml:"disk,omitempty"`
-	Object      *KVObject `yaml:"object,omitempty"`
-	KeyFile     string    `yaml:"keyFile,omitempty"` // 0600; its keys encrypt what leaves the job's memory
+	BlockTokens int         `yaml:"blockTokens,omitempty"` // 0 = the engine's default
+	Connector   KVConnector `yaml:"connector,omitempty"`   // empty = auto
+	Host        Bytes       `yaml:"host,omitempty"`        // host memory per node
+	Disk        KVDisk      `yaml:"disk,omitempty"`
+	Object      *KVObject   `yaml:"object,omitempty"`
+	KeyFile     string      `yaml:"keyFile,omitempty"` // 0600; its keys encrypt what leaves the job's memory
 }
+
+// KVConnector names how an engine reaches the KV tiers. engine.KVDoor says which door of the agent's each leads to.
+type KVConnector string
+
+// The connectors.
+const (
+	AutoConnector    KVConnector = "auto"    // what the engine has for the tiers that are named
+	LMCacheConnector KVConnector = "lmcache" // LMCache inside the engine, which must have it installed
+	NativeConnector  KVConnector = "native"  // the engine's own offloading
+	FilesConnector   KVConnector = "files"   // the engine reads and writes files itself; nothing is verified
+	NoConnector      KVConnector = "none"    // the tiers are not used
+)
 
 // KVDisk is a node-local folder for KV blocks.
 type KVDisk struct {

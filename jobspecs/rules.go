@@ -57,7 +57,10 @@ var enums = map[reflect.Type][]string{
 	reflect.TypeFor[EngineKind]():       {string(VLLM), string(SGLang), string(TRTLLM), string(LlamaCpp), string(Sim)},
 	reflect.TypeFor[ContainerRuntime](): {string(NoContainer), string(Apptainer), string(Enroot), string(Pyxis), string(Podman)},
 	reflect.TypeFor[ClusterKind]():      {string(LocalCluster), string(SlurmCluster), string(NomadCluster)},
-	reflect.TypeFor[RoleKind]():         {string(Prefill), string(Decode), string(Mixed)},
+	reflect.TypeFor[KVConnector](): {
+		string(AutoConnector), string(LMCacheConnector), string(NativeConnector), string(FilesConnector), string(NoConnector),
+	},
+	reflect.TypeFor[RoleKind](): {string(Prefill), string(Decode), string(Mixed)},
 }
 
 const most = 100_000 // of replicas, nodes, cards: far above any cluster, far below an overflow of their product
@@ -117,8 +120,10 @@ var rules = map[string]rule{
 	"roles.*.rollout.unavailable":      {doc: "Ready replicas below the wanted count.", max: most, byValue: "0"},
 	"roles.*.rollout.progressDeadline": {doc: "A new revision that makes no progress for so long is rolled back.", min: 1, byValue: "15m"},
 
-	"kv":                        {doc: "How KV cache is cut into blocks, and where it overflows to."},
-	"kv.blockTokens":            {doc: "Tokens of one block; 0 = the engine's default.", max: 65536, byValue: "0"},
+	"kv":             {doc: "How KV cache is cut into blocks, and where it overflows to."},
+	"kv.blockTokens": {doc: "Tokens of one block; 0 = the engine's default.", max: 65536, byValue: "0"},
+	"kv.connector": {doc: "How the engine reaches the tiers: auto; lmcache (must be installed with the engine); native, its own offloading; " +
+		"files, which it reads and writes itself and which nobody verifies in time; none.", byValue: "auto"},
 	"kv.host":                   {doc: "Host memory for KV blocks, per node."},
 	"kv.disk":                   {doc: "Node-local folder for KV blocks."},
 	"kv.disk.path":              {doc: "The folder.", form: absolute},

@@ -52,10 +52,9 @@ type Cache struct {
 	disk   *disk.Store   // nil = none
 	object *object.Store // nil = none
 	store  *tiered.Store
-}
 
-// Wanted says whether a deployment asks for any tier.
-func Wanted(kv jobspecs.KV) bool { return kv.Host > 0 || kv.Disk.Path != "" || kv.Object != nil }
+	descriptions *descriptions
+}
 
 // Open opens the tiers. It starts nothing but what reads the disk. What is below host memory may be missing afterwards: a disk
 // that can't be used costs its tier, and is logged.
@@ -71,7 +70,7 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 			return nil, err // in the clear is not what was asked for
 		}
 	}
-	c := &Cache{log: o.Log, host: mem.New(mem.Options{Bytes: host})}
+	c := &Cache{log: o.Log, host: mem.New(mem.Options{Bytes: host}), descriptions: newDescriptions()}
 	tiers := []tiered.Tier{{Store: c.host}}
 	// Both are written at once: a job may be killed without a word, and its successor is to find what it had.
 	if o.Tiers.Disk.Path != "" {
@@ -155,6 +154,7 @@ func (c *Cache) Run(ctx context.Context) {
 	}
 	if c.object != nil {
 		parts.Go(func() { _ = c.object.Run(ctx) })
+		parts.Go(func() { c.describe(ctx) })
 	}
 }
 

@@ -18,6 +18,7 @@ func Check(d jobspecs.Deployment) error {
 	}
 	errs := append(checkTraits(d, k.Traits()), k.check(d)...)
 	errs = append(errs, checkArgs(d, k.owned())...)
+	errs = append(errs, checkConnector(d)...)
 	errs = append(errs, checkPaths(d)...)
 	slices.SortStableFunc(errs, func(a, b jobspecs.Problem) int { return strings.Compare(a.Path, b.Path) })
 	return errs.Err()
@@ -106,15 +107,7 @@ func checkPaths(d jobspecs.Deployment) (errs jobspecs.Errors) {
 // Advice lists what a valid deployment asks for and won't get, or will be surprised by. Nothing of it keeps the
 // deployment from running; `penstock plan` prints it as warnings.
 func Advice(d jobspecs.Deployment) (notes jobspecs.Errors) {
-	if d.KV.Disk.Path != "" && d.Engine.Kind != jobspecs.LlamaCpp {
-		notes = append(notes, problem("kv.disk", "", "this release has a disk tier for llamacpp alone: it has no effect"))
-	}
-	if d.KV.Object != nil && d.Engine.Kind != jobspecs.LlamaCpp {
-		notes = append(notes, problem("kv.object", "", "this release has an object tier for llamacpp alone: it has no effect"))
-	}
-	if d.KV.Host > 0 && d.Engine.Kind == jobspecs.Sim {
-		notes = append(notes, problem("kv.host", "", "sim has no host tier: it has no effect"))
-	}
+	notes = append(notes, connectorAdvice(d)...)
 	if d.Engine.Kind != jobspecs.LlamaCpp {
 		return notes
 	}

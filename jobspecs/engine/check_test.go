@@ -81,6 +81,26 @@ func TestCheck(t *testing.T) {
 			"model: {path: '/a b', servedName: m, adapters: [{name: a, path: '/a:b'}]}\nengine: {kind: vllm, container: {runtime: podman, image: i}}\nroles: {mixed: {gpus: 1}}",
 			[]string{"model.adapters[0].path: a container can't mount", "model.path: a container can't mount"},
 		},
+		"connector that the engine lacks": {
+			"model: {path: /m}\nengine: {kind: sglang}\nroles: {mixed: {gpus: 1}}\nkv: {host: 1GiB, connector: lmcache}",
+			[]string{"kv.connector: lmcache is not there: sglang reaches LMCache through a server of LMCache's own"},
+		},
+		"connector to nowhere": {
+			"model: {path: /m}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}\nkv: {connector: lmcache}",
+			[]string{"kv.connector: there is no tier that it could reach; name kv.host"},
+		},
+		"weights by a hub's name": {
+			"model: {id: m}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}\nkv: {disk: {path: /d, size: 1GiB}}",
+			[]string{"kv.host: is missing: vllm stages KV there", "model.path: is missing: KV that outlives the job"},
+		},
+		"LMCache and adapters": {
+			"model: {path: /m, adapters: [{name: a, path: /a}]}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}\nkv: {host: 1GiB, connector: lmcache}",
+			[]string{"kv.connector: LMCache's names of KV leave out the adapter"},
+		},
+		"files": {
+			"model: {path: /m}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}\nkv: {host: 1GiB, object: {url: 's3://kv/x'}, keyFile: /k, connector: files}",
+			[]string{"kv.disk: is missing: it is where the engine", "kv.keyFile: files that the engine itself reads"},
+		},
 		"the same paths without": {
 			"model: {path: '/a b', servedName: m, adapters: [{name: a, path: '/a:b'}]}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}", nil,
 		},
@@ -198,7 +218,7 @@ func TestAdvice(t *testing.T) {
 	if got := Advice(quiet); got != nil {
 		t.Errorf("got %v", got)
 	}
-	if got := Advice(parse(t, "model: {id: m}\nengine: {kind: sim}\nroles: {mixed: {}}\nkv: {host: 1GiB}")); len(got) != 1 {
+	if got := Advice(parse(t, "model: {id: m}\nengine: {kind: trtllm}\nroles: {mixed: {gpus: 1}}\nkv: {disk: {path: /kv, size: 1GiB}}")); len(got) != 1 {
 		t.Errorf("got %v", got)
 	}
 }

@@ -79,6 +79,7 @@ func (s Start) binds() []bind {
 			add(path.Dir(p), false)
 		}
 	}
+	add(s.KV.Folder, false)
 	add(s.KeyFile, true)
 	add(s.Deployment.Model.Path, true)
 	switch {

@@ -77,6 +77,8 @@ type Start struct {
 	// TransferHost and TransferPort are the side channel for disaggregated serving, on the fabric; 0 = not used.
 	TransferHost string
 	TransferPort int
+	// KV is where the engine's connector reaches Penstock's KV tiers, for the door that KVDoor names.
+	KV KVAccess
 	// Dir is the run's private folder (0700): slot files, caches, engine configuration files.
 	Dir string
 	// GPUs are the UUIDs this rank may use; empty = whatever the environment already says.

@@ -95,6 +95,14 @@ func start(d jobspecs.Deployment, role jobspecs.RoleKind, rank int) Start {
 	} else {
 		s.Host, s.Port = "127.0.0.1", 40001
 	}
+	switch KVDoor(d) {
+	case RESPDoor:
+		s.KV.Socket = "/run/penstock/a1/kv1.sock"
+	case S3Door:
+		s.KV.Address, s.KV.Credentials = "127.0.0.1:40002", "/run/penstock/a1/kv1.credentials"
+	case FileDoor:
+		s.KV.Folder = "/nvme/kv/golden-mixed"
+	}
 	if role != jobspecs.Mixed {
 		s.TransferHost, s.TransferPort = fmt.Sprintf("10.0.0.%d", rank+1), 5600
 	}
@@ -124,6 +132,47 @@ func TestLaunchLines(t *testing.T) {
 				compare(t, filepath.Join("testdata", name+".golden"), got.String())
 			})
 		}
+	}
+}
+
+// connectors are deployments that differ in how KV goes down.
+var connectors = map[string]string{
+	"auto":    "{host: 64GiB, disk: {path: /nvme/kv, size: 1TiB}}",
+	"object":  "{host: 64GiB, object: {url: s3://kv/x}}",
+	"lmcache": "{host: 64GiB, connector: lmcache}",
+	"native":  "{host: 64GiB, disk: {path: /nvme/kv, size: 1TiB}, connector: native}",
+	"files":   "{host: 64GiB, disk: {path: /nvme/kv, size: 1TiB}, connector: files}",
+	"none":    "{host: 64GiB, disk: {path: /nvme/kv, size: 1TiB}, connector: none}",
+}
+
+// TestConnectorLines compares each engine x role x connector with its golden file. What an engine can't do is in it as the
+// reason that people are given.
+func TestConnectorLines(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []jobspecs.EngineKind{jobspecs.VLLM, jobspecs.SGLang, jobspecs.TRTLLM, jobspecs.LlamaCpp, jobspecs.Sim} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			var got strings.Builder
+			for _, connector := range slices.Sorted(maps.Keys(connectors)) {
+				for _, roles := range []string{"mixed: {gpus: 2}", "prefill: {gpus: 1}\n  decode: {gpus: 4}"} {
+					d := parse(t, "model: {path: /models/m}\nengine: {kind: "+string(kind)+"}\ncluster: slurm\nroles:\n  "+roles+"\nkv: "+connectors[connector])
+					fmt.Fprintf(&got, "#### %s\n", connector)
+					if err := Check(d); err != nil {
+						fmt.Fprintf(&got, "refused: %v\n\n", err)
+						break
+					}
+					for _, note := range Advice(d) {
+						fmt.Fprintf(&got, "advice: %v\n", note)
+					}
+					for _, role := range jobspecs.RoleKinds {
+						if _, ok := d.Roles[role]; ok {
+							show(t, &got, d, role, 0)
+						}
+					}
+				}
+			}
+			compare(t, filepath.Join("testdata", "kv-"+string(kind)+".golden"), got.String())
+		})
 	}
 }
 

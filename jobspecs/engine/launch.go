@@ -95,7 +95,7 @@ func (s Start) check() error {
 	if s.Nodes > 1 && (s.HeadHost == "" || s.HeadPort == 0) {
 		return fmt.Errorf("rank %d of %d nodes: the address of rank 0 is not known", s.Rank, s.Nodes)
 	}
-	return nil
+	return s.missingDoor()
 }
 
 // listen adds where rank 0 answers HTTP: a unix socket where there is one.

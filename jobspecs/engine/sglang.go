@@ -58,9 +58,7 @@ func (g sglang) Command(s Start) (Command, error) {
 	line.number("--context-length", d.Serving.MaxContext)
 	line.number("--page-size", d.KV.BlockTokens)
 	line.add("--enable-metrics", "--enable-cache-report", "--log-level-http", "warning")
-	if gb := g.hostGB(d.KV.Host, r); gb > 0 {
-		line.add("--enable-hierarchical-cache", "--hicache-size", strconv.Itoa(gb))
-	}
+	env, files := g.hicache(&line, s)
 	if e, ok := s.events(); ok {
 		line.json("--kv-events-config", e)
 	}
@@ -71,8 +69,33 @@ func (g sglang) Command(s Start) (Command, error) {
 		line.number("--disaggregation-bootstrap-port", s.TransferPort)
 	}
 	line.add(s.userArgs()...)
-	return s.finish(line, nil, Command{})
+	return s.finish(line, env, Command{Files: files})
 }
+
+// hicache is HiCache in host memory, and where it stores what it has.
+func (g sglang) hicache(line *words, s Start) (env, files map[string]string) {
+	gb := g.hostGB(engineHost(s.Deployment), s.role())
+	if gb == 0 {
+		return nil, nil
+	}
+	line.add("--enable-hierarchical-cache", "--hicache-size", strconv.Itoa(gb))
+	switch KVDoor(s.Deployment) {
+	case S3Door:
+		// Path style: the door's address is no domain. NIXL takes the credentials of the environment.
+		obj := map[string]any{
+			"active": true, "bucket": KVBucket, "endpoint_override": "http://" + s.KV.Address, "scheme": "http", "region": "us-east-1",
+			"use_virtual_addressing": "false",
+		}
+		line.add("--hicache-storage-backend", "nixl", "--hicache-storage-backend-extra-config", "@"+s.inDir(nixlFile))
+		return s.awsEnv(), map[string]string{nixlFile: toJSON(map[string]any{"plugin": map[string]any{"obj": obj}}) + "\n"}
+	case FileDoor:
+		line.add("--hicache-storage-backend", "file")
+		return map[string]string{"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": s.KV.Folder}, nil
+	}
+	return nil, nil
+}
+
+const nixlFile = "nixl.json"
 
 // hostGB is the host memory of one rank, which is what SGLang asks for.
 func (sglang) hostGB(host jobspecs.Bytes, r jobspecs.Role) int {
@@ -84,7 +107,7 @@ func (sglang) hostGB(host jobspecs.Bytes, r jobspecs.Role) int {
 
 func (sglang) owned() map[string]string {
 	return map[string]string{
-		"host": "", "port": "", "nnodes": "", "node-rank": "", "dist-init-addr": "", "kv-events-config": "",
+		"host": "", "port": "", "nnodes": "", "node-rank": "", "dist-init-addr": "", "kv-events-config": "", "hicache-storage-backend": "kv.connector",
 		"disaggregation-mode": "roles", "disaggregation-bootstrap-port": "", "served-model-name": "model.servedName",
 		"model-path": "model.path", "model": "model.path", "context-length": "serving.maxContext", "page-size": "kv.blockTokens",
 		"tp-size": "roles.ROLE.parallel", "tensor-parallel-size": "roles.ROLE.parallel", "tp": "roles.ROLE.parallel",

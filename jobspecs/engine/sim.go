@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"strconv"
 	"time"
 
@@ -39,11 +40,11 @@ func (m sim) Command(s Start) (Command, error) {
 		e.Enable = true
 		line.json("--kv-events-config", e)
 	}
-	if s.split() {
-		line.json("--kv-transfer-config", connector{Name: "SimConnector", Role: "kv_both"})
-		if s.TransferPort > 0 {
-			line.add("--transfer-host", s.TransferHost, "--transfer-port", strconv.Itoa(s.TransferPort))
-		}
+	if c := m.connector(s); c != nil {
+		line.json("--kv-transfer-config", c)
+	}
+	if s.split() && s.TransferPort > 0 {
+		line.add("--transfer-host", s.TransferHost, "--transfer-port", strconv.Itoa(s.TransferPort))
 	}
 	line.above("--tensor-parallel-size", r.Parallel.Tensor)
 	if s.Nodes > 1 {
@@ -55,7 +56,30 @@ func (m sim) Command(s Start) (Command, error) {
 	}
 	line.number("--max-model-len", d.Serving.MaxContext)
 	line.add(s.userArgs()...)
-	return s.finish(line, map[string]string{"PYTHONHASHSEED": "0"}, Command{KeyEnv: s.keyEnv("VLLM_API_KEY")})
+	env, rest := map[string]string{"PYTHONHASHSEED": "0"}, Command{KeyEnv: s.keyEnv("VLLM_API_KEY")}
+	if KVDoor(d) == RESPDoor {
+		maps.Copy(env, s.lmcacheEnv())
+		rest.Files = map[string]string{lmcacheFile: s.lmcacheConfig(1)}
+	}
+	return s.finish(line, env, rest)
+}
+
+// connector is as vLLM's: between prefill and decode, and to the tiers.
+func (sim) connector(s Start) *connector {
+	var used []connector
+	if s.split() {
+		used = append(used, connector{Name: "SimConnector", Role: "kv_both"})
+	}
+	if KVDoor(s.Deployment) == RESPDoor {
+		used = append(used, connector{Name: "LMCacheConnectorV1", Role: "kv_both"})
+	}
+	switch len(used) {
+	case 0:
+		return nil
+	case 1:
+		return &used[0]
+	}
+	return &connector{"MultiConnector", "kv_both", &extraKeys{Connectors: used}}
 }
 
 func (sim) owned() map[string]string {

@@ -83,8 +83,8 @@ func (trtllm) world(s Start, line words, rest Command) (Command, error) {
 func (trtllm) config(s Start) string {
 	d := s.Deployment
 	cache := map[string]any{"enable_block_reuse": true, "event_buffer_max_size": 16384}
-	if d.KV.Host > 0 {
-		cache["host_cache_size"] = uint64(d.KV.Host) / uint64(max(s.role().GPUs.Count, 1)) // bytes per rank
+	if host := engineHost(d); host > 0 {
+		cache["host_cache_size"] = uint64(host) / uint64(max(s.role().GPUs.Count, 1)) // bytes per rank
 	}
 	if d.KV.BlockTokens > 0 {
 		cache["tokens_per_block"] = d.KV.BlockTokens

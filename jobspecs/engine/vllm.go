@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -72,7 +73,15 @@ func (v vllm) Command(s Start) (Command, error) {
 		line.json("--kv-transfer-config", c)
 	}
 	line.add(s.userArgs()...)
-	return s.finish(line, v.env(s), Command{KeyEnv: s.keyEnv("VLLM_API_KEY")})
+	env, rest := v.env(s), Command{KeyEnv: s.keyEnv("VLLM_API_KEY")}
+	switch KVDoor(d) {
+	case RESPDoor:
+		maps.Copy(env, s.lmcacheEnv())
+		rest.Files = map[string]string{lmcacheFile: s.lmcacheConfig(r.GPUs.Count)}
+	case S3Door:
+		maps.Copy(env, s.awsEnv())
+	}
+	return s.finish(line, env, rest)
 }
 
 // parallel spreads the engine: one world over all nodes, or whole data parallel copies on each node.
@@ -124,19 +133,35 @@ type connector struct {
 }
 
 type extraKeys struct {
-	CPUBytes   uint64      `json:"cpu_bytes_to_use,omitempty"`
-	Connectors []connector `json:"connectors,omitempty"`
+	Spec       string          `json:"spec_name,omitempty"`
+	CPUBytes   uint64          `json:"cpu_bytes_to_use,omitempty"`
+	Tiers      []secondaryTier `json:"secondary_tiers,omitempty"`
+	Connectors []connector     `json:"connectors,omitempty"`
 }
 
-// connector moves KV between prefill and decode (NIXL, where the router decides who is who) and to host memory.
-// cpu_bytes_to_use counts all workers of all nodes together.
-func (vllm) connector(s Start, r jobspecs.Role) *connector {
+// secondaryTier is one of vLLM's own tiers below host memory.
+type secondaryTier struct {
+	Type  string       `json:"type"`
+	Root  string       `json:"root_dir,omitempty"`
+	Store *storeConfig `json:"store_config,omitempty"`
+}
+
+// storeConfig has no credentials: without them NIXL takes those of the environment.
+type storeConfig struct {
+	Bucket   string `json:"bucket"`
+	Endpoint string `json:"endpoint_override"`
+	Scheme   string `json:"scheme"`
+	Region   string `json:"region"`
+}
+
+// connector moves KV between prefill and decode (NIXL, where the router decides who is who), and to the tiers.
+func (v vllm) connector(s Start, r jobspecs.Role) *connector {
 	var used []connector
 	if s.split() {
 		used = append(used, connector{Name: "NixlConnector", Role: "kv_both"})
 	}
-	if host := uint64(s.Deployment.KV.Host); host > 0 {
-		used = append(used, connector{"OffloadingConnector", "kv_both", &extraKeys{CPUBytes: host * uint64(max(r.Nodes, 1))}})
+	if c := v.offload(s, r); c != nil {
+		used = append(used, *c)
 	}
 	switch len(used) {
 	case 0:
@@ -145,6 +170,26 @@ func (vllm) connector(s Start, r jobspecs.Role) *connector {
 		return &used[0]
 	}
 	return &connector{"MultiConnector", "kv_both", &extraKeys{Connectors: used}}
+}
+
+// offload is the connector to the tiers. cpu_bytes_to_use counts all workers of all nodes together.
+func (vllm) offload(s Start, r jobspecs.Role) *connector {
+	keys := &extraKeys{CPUBytes: uint64(engineHost(s.Deployment)) * uint64(max(r.Nodes, 1))}
+	switch KVDoor(s.Deployment) {
+	case RESPDoor:
+		return &connector{Name: "LMCacheConnectorV1", Role: "kv_both"}
+	case S3Door:
+		keys.Tiers = []secondaryTier{{Type: "obj", Store: &storeConfig{KVBucket, s.KV.Address, "http", "us-east-1"}}}
+	case FileDoor:
+		keys.Tiers = []secondaryTier{{Type: "fs", Root: s.KV.Folder}}
+	}
+	if len(keys.Tiers) > 0 {
+		keys.Spec = "TieringOffloadingSpec"
+	}
+	if keys.CPUBytes == 0 {
+		return nil
+	}
+	return &connector{"OffloadingConnector", "kv_both", keys}
 }
 
 // vLLM's processes talk over unix sockets with names of its own, by default in /tmp, where everybody may look.
@@ -175,7 +220,7 @@ func (vllm) env(s Start) map[string]string {
 func (vllm) owned() map[string]string {
 	return map[string]string{
 		"uds": "", "host": "", "port": "", "nnodes": "", "node-rank": "", "master-addr": "", "master-port": "", "headless": "",
-		"kv-events-config": "", "served-model-name": "model.servedName", "lora-modules": "model.adapters",
+		"kv-events-config": "", "kv-transfer-config": "kv.connector", "served-model-name": "model.servedName", "lora-modules": "model.adapters",
 		"tensor-parallel-size": "roles.ROLE.parallel", "tp": "roles.ROLE.parallel",
 		"pipeline-parallel-size": "roles.ROLE.parallel", "pp": "roles.ROLE.parallel",
 		"data-parallel-size": "roles.ROLE.parallel", "dp": "roles.ROLE.parallel",

@@ -37,6 +37,9 @@ func (e *engine) compute(s *sequence, n int) {
 			e.pool.store(b, s.hashes[i], s.state)
 			b.damage = e.faults.damage(e.stored)
 			e.stored++
+			if e.external != nil {
+				e.external.save(e.external.key(b.hash, s.tenant), b.kv())
+			}
 			if first < 0 {
 				first = i
 			}

@@ -13,14 +13,15 @@ import (
 // engine is the simulated engine core: one goroutine that forms a batch, lets its time pass, and gives each sequence of
 // it a token, over and over. All state belongs to that goroutine; others speak to it by post.
 type engine struct {
-	v       *vocabulary
-	opts    Options
-	root    blockHash
-	log     zerolog.Logger
-	metrics *metrics
-	faults  *faults
-	events  *publisher // nil: no KV events
-	puller  *puller
+	v        *vocabulary
+	opts     Options
+	root     blockHash
+	log      zerolog.Logger
+	metrics  *metrics
+	faults   *faults
+	events   *publisher // nil: no KV events
+	puller   *puller
+	external *external // nil: no KV store outside
 
 	mu    sync.Mutex
 	inbox []func()
@@ -60,6 +61,7 @@ func newEngine(opts Options, m *metrics, f *faults, p *publisher, log zerolog.Lo
 		v: theVocabulary(), opts: opts, root: rootHash(opts.HashSeed), log: log, metrics: m, faults: f, events: p,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), leases: map[string]*lease{}, puller: newPuller(opts),
 	}
+	e.external = newExternal(opts, e.v, log)
 	e.pool = newBlockPool(opts.NumGPUBlocks, func(h blockHash) { e.record(kvEvent{removed: []blockHash{h}}) })
 	return e
 }
@@ -85,7 +87,7 @@ func (e *engine) submit(seqs ...*sequence) {
 				e.end(s, outcome{reason: finishedAbort, stopToken: -1})
 				continue
 			}
-			e.waiting = append(e.waiting, s)
+			e.seek(s)
 			if s.pull != nil {
 				e.startPull(s)
 			}
@@ -136,6 +138,9 @@ func (e *engine) run(ctx context.Context) error {
 	e.mu.Unlock()
 	e.timer = time.NewTimer(time.Hour)
 	defer e.shutdown(cancel)
+	if e.external != nil {
+		e.pulls.Go(func() { e.external.run(ctx) })
+	}
 	for {
 		e.drain()
 		if ctx.Err() != nil {

@@ -95,6 +95,9 @@ func (s *Server) newGeneration(r *http.Request, prefix string, f *generateFields
 
 func (g *generation) add(s *Server, seq *sequence) {
 	f := g.fields
+	if f.KVTransfer != nil {
+		seq.tenant = f.KVTransfer.TenantTag
+	}
 	if s.opts.KVTransfer.on() && f.KVTransfer != nil {
 		seq.handOver = f.KVTransfer.DoRemoteDecode
 		if from := remoteKVOf(f.KVTransfer); from != nil {

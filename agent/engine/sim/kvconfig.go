@@ -73,27 +73,48 @@ type KVTransferConfig struct {
 	Connector string        // empty: no transfers
 	OnFailure FailurePolicy // default fail
 	Lease     time.Duration // how long a prefill keeps blocks for a decode that does not come
+	LMCache   bool          // blocks are kept in a store outside: Options.ExternalKV
 }
 
 // defaultLease is vLLM's kv_lease_duration.
 const defaultLease = 30 * time.Second
 
-// ParseKVTransferConfig reads the JSON of --kv-transfer-config. An empty string is no transfers. The one connector follows
-// NIXL's request protocol and goes by that name too; kv_role says nothing, as with NIXL.
+// connectorJSON is one connector, or several behind one.
+type connectorJSON struct {
+	Connector string `json:"kv_connector"`
+	OnFailure string `json:"kv_load_failure_policy"`
+	Extra     struct {
+		LeaseSeconds float64         `json:"kv_lease_duration"`
+		Connectors   []connectorJSON `json:"connectors"`
+	} `json:"kv_connector_extra_config"`
+}
+
+// ParseKVTransferConfig reads the JSON of --kv-transfer-config. An empty string is no transfers. The one connector between
+// engines follows NIXL's request protocol and goes by that name too; kv_role says nothing, as with NIXL. LMCache's is there
+// as far as its redis:// dialect goes. MultiConnector may join the two.
 func ParseKVTransferConfig(text string) (KVTransferConfig, error) {
 	c := KVTransferConfig{OnFailure: FailOnLoadFailure, Lease: defaultLease}
 	if text == "" {
 		return c, nil
 	}
-	var in struct {
-		Connector string `json:"kv_connector"`
-		OnFailure string `json:"kv_load_failure_policy"`
-		Extra     struct {
-			LeaseSeconds float64 `json:"kv_lease_duration"`
-		} `json:"kv_connector_extra_config"`
-	}
+	var in connectorJSON
 	if err := json.Unmarshal([]byte(text), &in); err != nil {
 		return c, fmt.Errorf("KV transfer config: %w", err)
+	}
+	parts := []connectorJSON{in}
+	if in.Connector == "MultiConnector" {
+		parts = in.Extra.Connectors
+	}
+	for _, part := range parts {
+		c.add(part)
+	}
+	return c, c.validate()
+}
+
+func (c *KVTransferConfig) add(in connectorJSON) {
+	if in.Connector == "LMCacheConnectorV1" {
+		c.LMCache = true
+		return
 	}
 	c.Connector = in.Connector
 	if in.OnFailure != "" {
@@ -102,7 +123,6 @@ func ParseKVTransferConfig(text string) (KVTransferConfig, error) {
 	if s := in.Extra.LeaseSeconds; s != 0 {
 		c.Lease = time.Duration(s * float64(time.Second))
 	}
-	return c, c.validate()
 }
 
 // on reports whether KV can be handed over.

@@ -44,6 +44,7 @@ type transferParams struct {
 	RemoteHost      *string         `json:"remote_host"`
 	RemotePort      *int            `json:"remote_port"`
 	RemoteNumTokens int             `json:"remote_num_tokens"`
+	TenantTag       string          `json:"lmcache.tag.tenant"` // LMCache's, not NIXL's
 }
 
 // grantedParams are the kv_transfer_params that a prefill answers with, in vLLM's words.

@@ -139,7 +139,7 @@ func (m *metrics) state(running, waiting int, usage float64) {
 func (m *metrics) admitted(s *sequence) {
 	m.queries.Add(float64(s.promptLen))
 	m.hits.Add(float64(s.reused))
-	if s.pull != nil {
+	if s.pull != nil || s.asked {
 		m.externalQueries.Add(float64(s.promptLen - s.reused))
 		m.externalHits.Add(float64(s.fetched))
 	}

@@ -39,6 +39,10 @@ type Options struct {
 	TransferBandwidth int64 // bytes of KV per second between engines
 	KVBytesPerToken   int64 // size of one token's KV
 
+	// ExternalKV is the remote_url of LMCache's configuration: where full blocks are kept beside the engine's own cache.
+	// Empty: nowhere.
+	ExternalKV string
+
 	TensorParallel int // shown to other engines; changes nothing else
 	Nodes          int // ranks of this engine, each its own process
 	NodeRank       int // 0 answers HTTP
@@ -103,6 +107,12 @@ func (o Options) Validate() error {
 	}
 	if err := o.KVTransfer.validate(); err != nil {
 		errs = append(errs, err)
+	}
+	need(o.ExternalKV != "" || !o.KVTransfer.LMCache, "KV transfer config: LMCacheConnectorV1 needs a configuration file: set LMCACHE_CONFIG_FILE")
+	if o.ExternalKV != "" {
+		if err := validRemote(o.ExternalKV); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(append(errs, o.validateNames()...)...)
 }

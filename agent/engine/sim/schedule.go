@@ -104,7 +104,10 @@ func (e *engine) reuse(s *sequence) {
 	s.state = s.state.damaged(damage)
 	s.computed = hits * size
 	if !s.started {
-		s.reused = s.computed
+		if s.sought > 0 {
+			s.fetched = min(s.sought, max(s.computed-s.local, 0))
+		}
+		s.reused = s.computed - s.fetched
 	}
 }
 

@@ -28,6 +28,7 @@ type sequence struct {
 	adapter   string
 	adapterID int
 	salt      string
+	tenant    string // part of its blocks' names in a store outside
 	sampling
 	embed    bool // only the state after the prompt is wanted
 	handOver bool // keep the blocks at the end for a decode engine
@@ -36,9 +37,12 @@ type sequence struct {
 
 	tokens    []int32 // prompt and answer
 	promptLen int
-	computed  int // tokens whose KV is in blocks
-	reused    int // prompt tokens found in the cache
-	fetched   int // prompt tokens whose KV came from another engine
+	computed  int  // tokens whose KV is in blocks
+	reused    int  // prompt tokens found in the cache
+	fetched   int  // prompt tokens whose KV came from another engine
+	asked     bool // a store outside was asked for its blocks
+	local     int  // prompt tokens that the cache had then
+	sought    int  // prompt tokens whose KV came from there
 	state     prefix
 	blocks    []*block
 	hashes    []blockHash // of the full blocks of tokens, as far as known

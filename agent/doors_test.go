@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/penstock/penstock/agent/engine/sim"
+	"github.com/penstock/penstock/kvstore/keyring"
+)
+
+// doorYAML is a deployment of the simulated engine whose KV goes through the RESP door to these tiers.
+func doorYAML(tiers string) string {
+	return "apiVersion: penstock/v1\nname: d\nmodel: {id: test-model}\nengine: {kind: sim}\nroles: {mixed: {}}\nkv: " + tiers + "\n"
+}
+
+const doorPrompt = "The same long conversation, which one job has begun and another one goes on with. It has more than a few blocks, " +
+	"so that there is something to keep: the penstock carries the falling water, and the turbine waits for it in the evening."
+
+// told is what an engine answered.
+type told struct {
+	Choices []struct{ Text string }
+	Usage   struct {
+		Prompt  int `json:"prompt_tokens"`
+		Details struct {
+			Cached int `json:"cached_tokens"`
+		} `json:"prompt_tokens_details"`
+	}
+}
+
+// complete asks a replica for a tenant.
+func complete(t *testing.T, a *agentUnderTest, tenant string) (got told) {
+	t.Helper()
+	p := portUnderTest{url: "https://" + a.w.controller.state(a.rank).GetIdentity().GetAddress()}
+	body := fmt.Sprintf(`{"model":"test-model","prompt":%q,"max_tokens":60,"temperature":0}`, doorPrompt)
+	resp, err := p.post(t, clientOf(t, a.w.ca, asGateway), "/v1/completions", body, func(r *http.Request) {
+		r.Header.Set(headerLaunch, a.w.launch)
+		r.Header.Set(headerTenant, tenant)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err := json.Unmarshal(text, &got); err != nil || resp.StatusCode != 200 || len(got.Choices) != 1 {
+		t.Fatalf("%s: %s (%v)", resp.Status, text, err)
+	}
+	if want := sim.Text(sim.Generate(sim.FingerprintOf("test-model"), sim.Tokenizer{}.Encode(doorPrompt), 60)); got.Choices[0].Text != want {
+		t.Errorf("the answer is %q, want %q", got.Choices[0].Text, want)
+	}
+	return got
+}
+
+// doorReplica starts a replica on a node of its own and waits until it serves.
+func doorReplica(t *testing.T, tiers string) *agentUnderTest {
+	t.Helper()
+	w := newWorld(t, "")
+	w.controller.yaml = doorYAML(tiers)
+	return w.start(selfIsSim(t)).reach(started)
+}
+
+// stored waits until blocks that came through the door are in a tier.
+func stored(t *testing.T, a *agentUnderTest, tier string, n float64) {
+	t.Helper()
+	eventually(t, "blocks are in tier "+tier, func() bool {
+		families, err := a.opts.Registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "penstock_kv_puts_total" && m.GetLabel()[0].GetValue() == tier && m.GetCounter().GetValue() >= n {
+					return true
+				}
+			}
+		}
+		return false
+	})
+}
+
+// TestKVOutlivesTheReplica: what one replica has read, the next one finds by its door: on the same node's disk after a kill, and
+// in the object store from another node.
+func TestKVOutlivesTheReplica(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		tier  string
+		disks [2]string // folders of the first and the second replica
+	}{
+		"disk":   {"disk", [2]string{"a", "a"}},
+		"object": {"object", [2]string{"a", "b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			key := filepath.Join(dir, "keys")
+			_, line := keyring.New()
+			if err := os.WriteFile(key, []byte(line+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tiers := func(disk string) string {
+				yaml := fmt.Sprintf("{host: 64MiB, keyFile: %s, disk: {path: %s, size: 256MiB}", key, filepath.Join(dir, disk))
+				if c.tier == "object" {
+					yaml += ", object: {url: 'file://" + filepath.Join(dir, "o") + "'}"
+				}
+				return yaml + "}"
+			}
+			first := doorReplica(t, tiers(c.disks[0]))
+			cold := complete(t, first, "ann")
+			if cold.Usage.Details.Cached != 0 {
+				t.Errorf("%d tokens are cached before anything was asked", cold.Usage.Details.Cached)
+			}
+			blocks := cold.Usage.Prompt / 16
+			stored(t, first, c.tier, float64(2*blocks)) // bytes and metadata
+			first.Drain("the job ends", 0)
+			if err := first.wait(); err != nil {
+				t.Fatal(err)
+			}
+
+			second := doorReplica(t, tiers(c.disks[1]))
+			warm := complete(t, second, "ann")
+			if got, want := warm.Usage.Details.Cached, (cold.Usage.Prompt-1)/16*16; got != want {
+				t.Errorf("%d of %d prompt tokens come from the tiers, want %d", got, cold.Usage.Prompt, want)
+			}
+			if log := first.log.String() + second.log.String(); strings.Contains(log, doorPrompt[:20]) {
+				t.Error("the log holds the prompt")
+			}
+		})
+	}
+}
+
+// TestDoorPartsTenantsAndEnds: another tenant's same prompt finds nothing in the tiers, and a killed engine's door and
+// credentials are gone with it, while its blocks are not.
+func TestDoorPartsTenantsAndEnds(t *testing.T) {
+	t.Parallel()
+	a := doorReplica(t, "{host: 64MiB}")
+	cold := complete(t, a, "ann")
+	stored(t, a, "host", float64(2*(cold.Usage.Prompt/16)))
+	killRank(t, a.w.launch, 0) // its own cache is gone
+	eventually(t, "the engine serves again", func() bool {
+		h := a.w.controller.state(0).GetHealth()
+		return h.GetPhase() == started && h.GetEngineStarts() == 2
+	})
+	if other := complete(t, a, "bob"); other.Usage.Details.Cached != 0 {
+		t.Errorf("bob is served %d tokens that ann has asked for", other.Usage.Details.Cached)
+	}
+	sockets, err := filepath.Glob(filepath.Join(a.w.runtime, "*", "kv*.sock"))
+	if err != nil || len(sockets) != 1 {
+		t.Errorf("doors %v, want that of the second start alone (%v)", sockets, err)
+	}
+	for _, s := range sockets {
+		if info, err := os.Stat(s); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", s, info.Mode(), err)
+		}
+	}
+}
+
+func TestWithTenant(t *testing.T) {
+	t.Parallel()
+	const field = "lmcache.tag.tenant"
+	ann, err := withTenant([]byte(`{"model":"m"}`), field, "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag := func(body []byte) string {
+		var v struct {
+			Params map[string]any `json:"kv_transfer_params"`
+		}
+		if err := json.Unmarshal(body, &v); err != nil {
+			t.Fatal(err)
+		}
+		s, _ := v.Params[field].(string)
+		return s
+	}
+	if len(tag(ann)) != 32 || strings.ContainsAny(tag(ann), "@%/") {
+		t.Errorf("tag %q", tag(ann))
+	}
+	for name, body := range map[string]string{
+		"forged": `{"kv_transfer_params":{"lmcache.tag.tenant":"x","do_remote_decode":true}}`, "null": `{"kv_transfer_params":null}`,
+	} {
+		got, err := withTenant([]byte(body), field, "ann")
+		if err != nil || tag(got) != tag(ann) {
+			t.Errorf("%s: %s (%v)", name, got, err)
+		}
+		if name == "forged" && !strings.Contains(string(got), `"do_remote_decode":true`) {
+			t.Errorf("another field is gone: %s", got)
+		}
+	}
+	if bob, _ := withTenant([]byte(`{}`), field, "bob"); tag(bob) == tag(ann) {
+		t.Error("two tenants have one tag")
+	}
+	if _, err := withTenant([]byte(`[1]`), field, "ann"); err == nil {
+		t.Error("no object was tagged")
+	}
+}
