@@ -150,8 +150,29 @@ func (l *Line) ofKey(key string) (n int) {
 	return n
 }
 
-// Next takes out who goes next; false where nobody waits. Tickets whose deadline has passed are Expire's to take out before.
+// Peek is who goes next; false where nobody waits. Tickets whose deadline has passed are Expire's to take out before.
+func (l *Line) Peek(now time.Time) (Ticket, bool) {
+	if f := l.head(now); f != nil {
+		return f.queue[0].Ticket, true
+	}
+	return Ticket{}, false
+}
+
+// Next takes out who goes next.
 func (l *Line) Next(now time.Time) (Ticket, bool) {
+	best := l.head(now)
+	if best == nil {
+		return Ticket{}, false
+	}
+	t := best.queue[0]
+	l.virtual = max(l.virtual, t.start)
+	l.pace = l.pace.after(t.Cost, now)
+	l.remove(best, 0)
+	return t.Ticket, true
+}
+
+// head is the flow whose first ticket goes next; nil where nobody waits.
+func (l *Line) head(now time.Time) *flow {
 	var best *flow
 	for id, f := range l.flows {
 		switch {
@@ -163,14 +184,7 @@ func (l *Line) Next(now time.Time) (Ticket, bool) {
 			best = f
 		}
 	}
-	if best == nil {
-		return Ticket{}, false
-	}
-	t := best.queue[0]
-	l.virtual = max(l.virtual, t.start)
-	l.pace = l.pace.after(t.Cost, now)
-	l.remove(best, 0)
-	return t.Ticket, true
+	return best
 }
 
 // before orders flows by their first tickets.

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/penstock/penstock/scheduler/scale"
 )
 
 // The load comes from another process, so that the engine's use of the processor can be told from its clients'.
@@ -37,7 +39,7 @@ func BenchmarkStreams(b *testing.B) {
 	defer os.RemoveAll(dir)
 	o := DefaultOptions()
 	// At almost no use of the cache a step of the model takes 5.74 ms: slowed down to 50 ms.
-	o.Model, o.Speedup, o.NumGPUBlocks, o.MaxSeqs, o.UDS = "bench", decodeBase/50, 1<<20, 2*benchStreams, filepath.Join(dir, "s")
+	o.Model, o.Speedup, o.NumGPUBlocks, o.MaxSeqs, o.UDS = "bench", scale.Simulated.DecodeBase/50, 1<<20, 2*benchStreams, filepath.Join(dir, "s")
 	s, err := New(o, nothing)
 	if err != nil {
 		b.Fatal(err)
