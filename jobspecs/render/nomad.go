@@ -20,6 +20,15 @@ type NomadSite struct {
 	MaxKillTimeout time.Duration // the clients' max_kill_timeout; 0 = 30s, Nomad's default
 	// Disconnect: servers and clients are of 1.8 or later, which know the disconnect block.
 	Disconnect bool
+	MinHealthy time.Duration // for how long a replica must be ready to count as healthy; 0 = 10s
+}
+
+func (s NomadSite) minHealthy() *time.Duration {
+	d := s.MinHealthy
+	if d <= 0 {
+		d = 10 * time.Second
+	}
+	return &d
 }
 
 // The keys of meta by which jobs, groups and allocations are found again.
@@ -146,9 +155,9 @@ func NomadGroup(s NomadSite, d jobspecs.Deployment, kind jobspecs.RoleKind, c No
 	g.ReschedulePolicy = &api.ReschedulePolicy{
 		Delay: new(30 * time.Second), DelayFunction: new("exponential"), MaxDelay: new(10 * time.Minute), Unlimited: new(true),
 	}
-	g.Update = nomadUpdate(r, healthy)
+	g.Update = s.update(r, healthy)
 	g.Migrate = &api.MigrateStrategy{
-		MaxParallel: new(1), HealthCheck: new("checks"), MinHealthyTime: new(minHealthy), HealthyDeadline: &healthy,
+		MaxParallel: new(1), HealthCheck: new("checks"), MinHealthyTime: s.minHealthy(), HealthyDeadline: &healthy,
 	}
 	g.Services = []*api.Service{nomadService(d.Name, kind)}
 	s.disconnect(g, d.Serving.OrphanAfter.Std())
@@ -171,14 +180,11 @@ func nomadScaling(r jobspecs.Role, n int) *api.ScalingPolicy {
 // unboundedScale stands for no bound: Nomad wants one.
 const unboundedScale = 1000
 
-// minHealthy is for how long a replica must be ready to count as healthy.
-const minHealthy = 10 * time.Second
-
-// nomadUpdate rolls a revision out: canaries beside the old replicas, as many as may surge, and then the others.
-func nomadUpdate(r jobspecs.Role, healthy time.Duration) *api.UpdateStrategy {
+// update rolls a revision out: canaries beside the old replicas, as many as may surge, and then the others.
+func (s NomadSite) update(r jobspecs.Role, healthy time.Duration) *api.UpdateStrategy {
 	surge, unavailable := deref(r.Rollout.Surge, 1), deref(r.Rollout.Unavailable, 0)
 	u := &api.UpdateStrategy{
-		MaxParallel: new(max(1, surge, unavailable)), HealthCheck: new("checks"), MinHealthyTime: new(minHealthy),
+		MaxParallel: new(max(1, surge, unavailable)), HealthCheck: new("checks"), MinHealthyTime: s.minHealthy(),
 		HealthyDeadline: &healthy, ProgressDeadline: new(healthy + 5*time.Minute), AutoRevert: new(true),
 	}
 	if surge > 0 {

@@ -65,6 +65,9 @@ type Launch struct {
 	DrainReason string    `json:"drain_reason,omitempty"`
 	DrainAt     time.Time `json:"drain_at,omitzero"` // when it was asked to, or seen to have begun by itself
 	Left        bool      `json:"left,omitempty"`    // it has begun to drain by itself: somebody else has asked its agent
+	// Counted: the cluster keeps its role at a count and has started it by itself; it was not submitted, and the cluster
+	// replaces it.
+	Counted bool `json:"counted,omitempty"`
 
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 	EndReason string    `json:"end_reason,omitempty"`
@@ -230,10 +233,31 @@ type Submitter interface {
 	Submit(ctx context.Context, s Submission) (job string, err error)
 }
 
+// RoleCount is what a counting cluster holds for a role now, whoever has put it there.
+type RoleCount struct {
+	Role     RoleRef
+	Revision int // 0 = it does not say
+	N        int
+	Version  uint64 // another number: somebody has changed what the cluster holds (Nomad: JobModifyIndex)
+
+	ChangedBy string    // who changed it last, or how, in words; empty = the cluster does not tell
+	ChangedAt time.Time // zero = it does not tell
+	Own       bool      // the last change is known to be Penstock's
+
+	Rollout  string // a change is under way, during which the count cannot be changed, in words; empty = none
+	Unplaced int    // how many more there should be that the cluster has not placed
+	Why      string // why it has not, with what would help, in words
+}
+
 // Counter is a Cluster that keeps a role at a count by itself (Nomad groups). It owns replacement and rollout;
-// Penstock speaks of counts and drains only.
+// Penstock speaks of counts and drains only. A Counter may be a Submitter too: roles of one node per replica are counted
+// there, and launches are for the others.
 type Counter interface {
 	Cluster
-	// SetCount makes the role run n replicas of the deployment's revision. Idempotent.
+	// SetCount makes the role run n replicas of the deployment's revision. Idempotent. Where a role is at zero, as all
+	// others of the deployment are, nothing of it is left but what the cluster remembers.
 	SetCount(ctx context.Context, role RoleRef, d jobspecs.Deployment, revision, n int) error
+	// Counts lists what the cluster holds for the roles of this installation. ErrUnknown as in Jobs. A role that was never
+	// set, or that somebody has removed, is not listed.
+	Counts(ctx context.Context) ([]RoleCount, error)
 }

@@ -67,6 +67,7 @@ func everyCall(t *testing.T, h *Harness, limit time.Duration, see func(call stri
 	}
 	if c, ok := h.Cluster.(cluster.Counter); ok {
 		one("SetCount", func(ctx context.Context) error { return c.SetCount(ctx, roleOf(sub), sub.Deployment, 1, 1) })
+		one("Counts", func(ctx context.Context) error { _, err := c.Counts(ctx); return err })
 	}
 }
 

@@ -22,6 +22,12 @@ var counterChecks = []check{
 	{"a new revision replaces all jobs", nil, countRollout},
 	{"roles are counted apart", nil, countRoles},
 	{"a count below zero is refused", nil, countNegative},
+	{"what was set is told, and changes show by their version", nil, countsTold},
+	{"a role that was never set is not told", nil, func(t *testing.T, h *Harness) {
+		if list := newCounted(t, h).told(t); len(list) > 0 {
+			t.Errorf("counts %+v", list)
+		}
+	}},
 }
 
 func roleOf(s cluster.Submission) cluster.RoleRef {
@@ -165,5 +171,50 @@ func countRoles(t *testing.T, h *Harness) {
 func countNegative(t *testing.T, h *Harness) {
 	if err := newCounted(t, h).setErr(t, 1, -1); !errors.Is(err, cluster.ErrRefused) {
 		t.Errorf("SetCount(-1): %v, want ErrRefused", err)
+	}
+}
+
+// told lists the counts of the deployment under test.
+func (c counted) told(t *testing.T) (list []cluster.RoleCount) {
+	t.Helper()
+	all, err := call(t, "Counts", callLimit, c.Cluster.(cluster.Counter).Counts)
+	if err != nil {
+		t.Fatalf("Counts: %v", err)
+	}
+	for _, n := range all {
+		if n.Role.Deployment == c.role.Deployment {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// is checks what is told of the role and returns its version.
+func (c counted) is(t *testing.T, revision, n int) uint64 {
+	t.Helper()
+	list := c.told(t)
+	if len(list) != 1 || list[0].Role != c.role || list[0].N != n || list[0].Revision != revision {
+		t.Fatalf("counts %+v, want %d of revision %d of %v", list, n, revision, c.role)
+	}
+	return list[0].Version
+}
+
+func countsTold(t *testing.T, h *Harness) {
+	c := newCounted(t, h)
+	c.set(t, 1, 1)
+	c.settle(t, 1, 1)
+	first := c.is(t, 1, 1)
+	c.set(t, 1, 1)
+	if again := c.is(t, 1, 1); again != first {
+		t.Errorf("the same count again made version %d of %d", again, first)
+	}
+	c.set(t, 1, 2)
+	second := c.is(t, 1, 2)
+	c.settle(t, 1, 2)
+	c.set(t, 2, 2)
+	third := c.is(t, 2, 2)
+	c.settle(t, 2, 2)
+	if first == second || second == third {
+		t.Errorf("versions %d, %d and %d of three different counts", first, second, third)
 	}
 }

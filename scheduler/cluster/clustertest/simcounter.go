@@ -1,8 +1,10 @@
 package clustertest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/jobspecs"
@@ -31,7 +33,10 @@ type simGroup struct {
 	spec     jobspecs.Deployment
 	revision int
 	count    int
-	slots    []string // by index: the job that has it; empty = being replaced
+	version  uint64
+	// changedBy is who has changed it last, if not SetCount.
+	changedBy string
+	slots     []string // by index: the job that has it; empty = being replaced
 }
 
 var _ cluster.Counter = (*SimCounter)(nil)
@@ -85,12 +90,52 @@ func (c *SimCounter) SetCount(ctx context.Context, role cluster.RoleRef, d jobsp
 		g = &simGroup{role: role}
 		c.groups[role] = g
 	}
-	g.spec, g.revision, g.count = d, revision, n
+	if g.revision != revision || g.count != n {
+		g.version++
+	}
+	g.spec, g.revision, g.count, g.changedBy = d, revision, n, ""
 	c.settle(g)
 	if fault == Accept || fault == AcceptLate {
 		return fmt.Errorf("set the count of %s: answer lost: %w", name, cluster.ErrUnknown)
 	}
 	return nil
+}
+
+// Counts lists the groups as they were last set; one at zero is among them. Version counts the changes of a group.
+func (c *SimCounter) Counts(ctx context.Context) ([]cluster.RoleCount, error) {
+	if _, err := c.sim.enter(ctx, CountsCall); err != nil {
+		return nil, fmt.Errorf("list counts: %w", err)
+	}
+	c.sim.mu.Lock()
+	defer c.sim.mu.Unlock()
+	list := make([]cluster.RoleCount, 0, len(c.groups))
+	for _, g := range c.groups {
+		n := cluster.RoleCount{Role: g.role, Revision: g.revision, N: g.count, Version: g.version, ChangedBy: g.changedBy, Own: g.changedBy == ""}
+		for _, id := range g.slots {
+			if j := c.sim.byID[id]; j != nil && j.job.State == cluster.JobPending {
+				n.Unplaced++
+				n.Why = j.job.Reason
+			}
+		}
+		list = append(list, n)
+	}
+	slices.SortFunc(list, func(a, b cluster.RoleCount) int {
+		return cmp.Or(cmp.Compare(a.Role.Deployment, b.Role.Deployment), cmp.Compare(a.Role.Role, b.Role.Role))
+	})
+	return list, nil
+}
+
+// ScaleBy changes a group's count as somebody else than Penstock would.
+func (c *SimCounter) ScaleBy(who string, role cluster.RoleRef, n int) {
+	c.sim.mu.Lock()
+	defer c.sim.mu.Unlock()
+	g := c.groups[role]
+	if g == nil || n < 0 {
+		return
+	}
+	g.count, g.changedBy = n, who
+	g.version++
+	c.settle(g)
 }
 
 // Count returns what a group was last set to; false = it was never set.

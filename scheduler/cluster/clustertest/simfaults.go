@@ -18,6 +18,7 @@ const (
 	StopCall     Call = "Stop"
 	CapacityCall Call = "Capacity"
 	SetCountCall Call = "SetCount"
+	CountsCall   Call = "Counts"
 )
 
 // Fault is how one call goes wrong.

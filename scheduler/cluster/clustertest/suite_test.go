@@ -68,7 +68,7 @@ func (h *simHarness) harness(places bool) Harness {
 		Silence: func(_ *testing.T, on bool) { h.sim.Silence(on) },
 		Hang: func(_ *testing.T, on bool) {
 			if on {
-				for _, c := range []Call{SubmitCall, JobsCall, StopCall, CapacityCall, SetCountCall} {
+				for _, c := range []Call{SubmitCall, JobsCall, StopCall, CapacityCall, SetCountCall, CountsCall} {
 					h.sim.Fail(c, Hang)
 				}
 			}
