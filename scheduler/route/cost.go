@@ -14,6 +14,10 @@ const (
 // sharers is how many open streams make a prefill cost as much to them as to itself.
 const sharers = 64.0
 
+// context is what a token of open requests' prompts and answers costs, in tokens of prefill: the fuller an engine's cache, the longer
+// takes each token of the answer that is to come. `make bench BENCH=modes` shows what comes of it.
+const context = 0.05
+
 // silentMs is what a replica costs that does not tell how loaded it is while others do, as much as some waiting prompts:
 // an engine that hangs tells nothing, and must not look idle beside one that tells of a queue.
 const silentMs = 250.0
@@ -37,13 +41,14 @@ type parts struct {
 	fetch   float64 // of this prompt, what a slower tier has
 	decode  float64 // open streams that share the engine's steps
 	others  float64 // what those streams lose by this prefill
+	context float64 // the answer's tokens take longer, the more context is open
 	kv      float64 // shortage of KV blocks
 	end     float64 // the job ends soon
 	silent  float64 // nobody knows its load, of others it is known
 }
 
 func (p *parts) sum() float64 {
-	return (p.queue + p.prefill + (p.decode + p.others)) + (p.fetch + p.kv + (p.end + p.silent))
+	return (p.queue + p.prefill + (p.decode + p.others + p.context)) + (p.fetch + p.kv + (p.end + p.silent))
 }
 
 // expected is the part of the sum that this request itself should wait.
@@ -118,6 +123,7 @@ func (a *ask) estimate(c *Candidate) (p parts) {
 	p.prefill = float64(a.prompt-a.cached(c)) * s.PrefillMs
 	p.decode = float64(open) * s.OpenMs
 	p.others = p.prefill * float64(open) * (1 / sharers)
+	p.context = float64(max(0, c.OpenTokens)) * s.PrefillMs * context
 	p.fetch, p.kv, p.end, p.silent = a.seldom(c, s, told)
 	return p
 }
@@ -128,7 +134,7 @@ func (a *ask) cost(c *Candidate) float64 {
 	told := a.tells(c)
 	tokens, open := a.load(c, told)
 	prefill := float64(a.prompt-a.cached(c)) * s.PrefillMs
-	ms := float64(tokens)*s.PrefillMs + prefill + (float64(open)*s.OpenMs + prefill*float64(open)*(1/sharers))
+	ms := float64(tokens)*s.PrefillMs + prefill + (float64(open)*s.OpenMs + prefill*float64(open)*(1/sharers) + float64(max(0, c.OpenTokens))*s.PrefillMs*context)
 	if c.Cached[Object] <= 0 && told && (c.KVUsage == nil || *c.KVUsage <= kvFull && c.KVTokens == 0) &&
 		(c.EndsAt.IsZero() || c.EndsAt.Unix() > a.soon/1000+1) {
 		return ms

@@ -47,7 +47,7 @@ func Pick(r Request, candidates []Candidate) (Decision, error) {
 	p := a.estimate(c)
 	if r.Mode == ByCost {
 		d.Parts = map[string]float64{
-			"queue": p.queue, "prefill": p.prefill, "fetch": p.fetch, "decode": p.decode, "others": p.others, "kv": p.kv,
+			"queue": p.queue, "prefill": p.prefill, "fetch": p.fetch, "decode": p.decode, "others": p.others, "context": p.context, "kv": p.kv,
 			"end": p.end, "silent": p.silent,
 		}
 	} else {
