@@ -254,7 +254,7 @@ type Nomad struct {
 
 	Image       string            `yaml:"image,omitempty"`  // docker and podman: holds penstock's program and the engine
 	Mounts      []string          `yaml:"mounts,omitempty"` // docker and podman: SRC:DST[:ro]
-	User        string            `yaml:"user,omitempty"`   // of the task; default the driver's
+	User        string            `yaml:"user,omitempty"`   // docker and podman: the tasks' user, a number; default the image's
 	Constraints []NomadConstraint `yaml:"constraints,omitempty"`
 	Spread      string            `yaml:"spread,omitempty"` // attribute over whose values replicas are spread evenly
 }

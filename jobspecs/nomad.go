@@ -24,7 +24,7 @@ func (n Nomad) InImage() bool { return n.TaskDriver() == Docker || n.TaskDriver(
 // nomad checks what the keys of the section must have to do with each other and with the rest of the file.
 func (c *checker) nomad(d Deployment) {
 	n := d.Nomad
-	if !c.clean("nomad.driver", "nomad.image", "nomad.mounts") {
+	if !c.clean("nomad.driver", "nomad.image", "nomad.mounts", "nomad.user") {
 		return
 	}
 	switch {
@@ -34,6 +34,8 @@ func (c *checker) nomad(d Deployment) {
 		c.addf("nomad.image", "use driver: docker or podman; engine.container runs the engine alone in an image", "driver %s runs no image", n.TaskDriver())
 	case !n.InImage() && len(n.Mounts) > 0:
 		c.addf("nomad.mounts", "use driver: docker or podman", "driver %s mounts nothing", n.TaskDriver())
+	case !n.InImage() && n.User != "":
+		c.addf("nomad.user", "use driver: docker or podman", "driver %s runs tasks as its own user", n.TaskDriver())
 	case n.InImage() && d.Engine.Container.Runtime != NoContainer && c.clean("engine.container"):
 		c.addf("engine.container.runtime", "leave one of them out", "the task runs in nomad.image already")
 	}

@@ -184,7 +184,7 @@ var rules = map[string]rule{
 	"nomad.image":                   {doc: "Image for docker or podman: holds penstock's program and the engine.", form: imageName},
 	"nomad.mounts":                  {doc: "Folders of the client for docker or podman, as SRC:DST[:ro], such as those with weights."},
 	"nomad.mounts[]":                {doc: "SRC:DST or SRC:DST:ro.", form: mountPair},
-	"nomad.user":                    {doc: "User of the tasks. Default: the driver's.", form: plainName},
+	"nomad.user":                    {doc: "User of docker's and podman's tasks, as a number. Default: the image's.", form: newForm(`^[0-9]{1,9}$`, "number of a user", "write it as 1000"), literal: true},
 	"nomad.constraints":             {doc: "What a client must be like to run replicas, as in Nomad's constraint block."},
 	"nomad.constraints[]":           {doc: "A constraint."},
 	"nomad.constraints[].attribute": {doc: "Attribute, such as ${attr.cpu.arch}.", required: true, form: nomadAttribute},

@@ -313,7 +313,9 @@ func nomadTemplate(n jobspecs.Nomad, job, item string) *api.Template {
 	t := &api.Template{
 		EmbeddedTmpl: &data, DestPath: new("${NOMAD_SECRETS_DIR}/" + item + ".json"), ChangeMode: new("noop"), Perms: new("0600"),
 	}
-	if n.TaskDriver() == jobspecs.Exec && n.User == "" {
+	if uid, err := strconv.Atoi(n.User); err == nil {
+		t.Uid = &uid
+	} else if n.TaskDriver() == jobspecs.Exec {
 		t.Uid, t.Gid = new(nobody), new(nobody) // whom exec runs tasks as
 	}
 	return t

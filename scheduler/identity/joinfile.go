@@ -15,9 +15,10 @@ const maxJoinFile = 256 << 10
 type JoinFile struct {
 	Format       int      `json:"format"` // 1; set by WriteJoinFile
 	Launch       string   `json:"launch"`
-	Token        string   `json:"token"`         // secret
-	EndpointFile string   `json:"endpoint_file"` // read again and again: the controller may move
-	Controllers  []string `json:"controllers"`   // https://host:port, used where the endpoint file cannot be read
+	Deployment   string   `json:"deployment,omitempty"` // in place of Launch: any run that its cluster has started of it
+	Token        string   `json:"token"`                // secret
+	EndpointFile string   `json:"endpoint_file"`        // read again and again: the controller may move
+	Controllers  []string `json:"controllers"`          // https://host:port, used where the endpoint file cannot be read
 	CAPEM        string   `json:"ca_pem"`
 	Installation string   `json:"installation"`
 }
@@ -26,18 +27,24 @@ const joinFormat = 1
 
 // WriteJoinFile writes the file whole, 0600, in place of an older one.
 func WriteJoinFile(path string, j JoinFile) error {
-	j.Format = joinFormat
-	if err := j.validate(); err != nil {
+	data, err := EncodeJoinFile(j)
+	if err != nil {
 		return fmt.Errorf("write join file %s: %w", path, err)
 	}
-	data, err := json.MarshalIndent(j, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := statefile.Write(statefile.OS{}, path, append(data, '\n')); err != nil {
+	if err := statefile.Write(statefile.OS{}, path, data); err != nil {
 		return fmt.Errorf("write join file: %w", err)
 	}
 	return nil
+}
+
+// EncodeJoinFile is a join file's content, for where it is not a file yet.
+func EncodeJoinFile(j JoinFile) ([]byte, error) {
+	j.Format = joinFormat
+	if err := j.validate(); err != nil {
+		return nil, err
+	}
+	data, err := json.MarshalIndent(j, "", "  ")
+	return append(data, '\n'), err
 }
 
 // ReadJoinFile reads and checks a join file: of this user, closed to everybody else, no link, complete.
@@ -66,7 +73,11 @@ func parseJoinFile(data []byte) (JoinFile, error) {
 
 func (j JoinFile) validate() error {
 	switch {
-	case !validPart(j.Launch):
+	case j.Launch != "" && j.Deployment != "":
+		return fmt.Errorf("it names launch %q and deployment %q, and is for one of them", j.Launch, j.Deployment)
+	case j.Deployment != "" && !validPart(j.Deployment):
+		return fmt.Errorf("deployment %q is no name of one", j.Deployment)
+	case j.Deployment == "" && !validPart(j.Launch):
 		return fmt.Errorf("launch %q is not a launch token", j.Launch)
 	case j.Token == "":
 		return errors.New("it has no token")

@@ -31,15 +31,11 @@ type agentAPI struct{ s *Server }
 func (a agentAPI) Join(_ context.Context, req *apiv1.JoinRequest) (*apiv1.JoinResponse, error) {
 	s := a.s
 	now := time.Now()
-	if err := s.o.Tokens.Check(req.Token, req.Launch, now); err != nil {
-		s.refuse(joinRefused, connect.CodeUnauthenticated, err, "launch", req.Launch, "node", req.Hostname)
-		return nil, connect.NewError(connect.CodeUnauthenticated, err)
+	launch, err := s.launchOf(req, now)
+	if err != nil {
+		return nil, err
 	}
-	id := cluster.LaunchID(req.Launch)
-	launch, ok := s.o.Ledger.Launch(id)
-	if !ok {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: the launch is over", id))
-	}
+	id := launch.ID
 	if err := checkJoin(launch, req); err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("join %s: %w", id, err))
 	}

@@ -50,7 +50,7 @@ type loop interface {
 	Excluded() []plan.Excluded
 }
 
-// Options are all that a Server needs. Notices may be nil, nothing else.
+// Options are all that a Server needs. Notices and Deployments may be nil, nothing else.
 type Options struct {
 	Ledger    *ledger.Ledger
 	Fleet     *fleet.Fleet
@@ -59,17 +59,19 @@ type Options struct {
 	Clusters  map[jobspecs.ClusterKind]cluster.Cluster
 	CA        *identity.CA
 	Tokens    *identity.JoinTokens
-	Keys      *keys.Store
-	StateDir  string
-	LogDir    func(cluster.Launch) string
-	Endpoint  func() *apiv1.EndpointResponse // without models
-	Shutdown  func()                         // asks the process to end
-	Version   string
-	StartedAt time.Time
-	Log       zerolog.Logger
-	Metrics   prometheus.Registerer
-	Gatherer  prometheus.Gatherer // what /metrics shows
-	Notices   []string            // what the start has found; stands among the warnings of every status
+	// Deployments are the secrets of deployments whose runs a cluster starts by itself; nil = there are none.
+	Deployments *identity.DeploymentTokens
+	Keys        *keys.Store
+	StateDir    string
+	LogDir      func(cluster.Launch) string
+	Endpoint    func() *apiv1.EndpointResponse // without models
+	Shutdown    func()                         // asks the process to end
+	Version     string
+	StartedAt   time.Time
+	Log         zerolog.Logger
+	Metrics     prometheus.Registerer
+	Gatherer    prometheus.Gatherer // what /metrics shows
+	Notices     []string            // what the start has found; stands among the warnings of every status
 }
 
 // Server holds the open streams and the last records. Make it with New, mount Agents and Owner, and Close it before the

@@ -120,6 +120,7 @@ job "penstock-x" {
 EOH
         destination = "${NOMAD_SECRETS_DIR}/join.json"
         perms       = "0600"
+        uid         = 1000
         change_mode = "noop"
       }
 
@@ -129,6 +130,7 @@ EOH
 EOH
         destination = "${NOMAD_SECRETS_DIR}/endpoint.json"
         perms       = "0600"
+        uid         = 1000
         change_mode = "noop"
       }
 
