@@ -77,7 +77,11 @@ func (inv *invocation) submitController(ctx context.Context) error {
 	if err := statefile.Write(statefile.OS{}, file, []byte(script)); err != nil {
 		return fmt.Errorf("write the controller's script: %w", err)
 	}
-	job, err := slurm.SubmitLone(ctx, inv.Environ, script)
+	rest, err := inv.slurmrestd()
+	if err != nil {
+		return err
+	}
+	job, err := slurm.SubmitLone(ctx, inv.Environ, rest, script)
 	if err != nil {
 		return err
 	}

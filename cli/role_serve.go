@@ -27,8 +27,9 @@ func serveCommand(std IO) *cli.Command {
 		Description: "Ends on ctrl-c or SIGTERM; deployments go on serving and are found again at the next start.\n" +
 			"A service manager that runs it must leave its children alone (systemd: KillMode=process).\n" +
 			"Where this host belongs to a Slurm cluster, deployments with cluster: slurm become its jobs, whose agents dial back to\n" +
-			"--advertise (default: this host's name) or to an address of this host.",
-		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "gateway.listen", "gateway.tls", "gateway.advertise", "local.nodes"),
+			"--advertise (default: this host's name) or to an address of this host. Slurm is asked by its commands, or, with\n" +
+			"--slurm rest:unix:PATH or rest:https://HOST:PORT, through slurmrestd; a token comes from --slurm-token-file alone.",
+		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "slurm.tokenFile", "gateway.listen", "gateway.tls", "gateway.advertise", "local.nodes"),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
 			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
 			&cli.BoolFlag{Name: "replace", Usage: "ask the controller that runs to make way, and take its place"},

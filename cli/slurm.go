@@ -13,13 +13,35 @@ import (
 	"github.com/penstock/penstock/slurm"
 )
 
-// openSlurm makes the adapter for Slurm where there is one: with --slurm on, always; with auto, where this host belongs to a
-// cluster.
+// slurmrestd is where --slurm rest:... says that it is; nil = Slurm's commands are used.
+func (inv *invocation) slurmrestd() (*slurm.REST, error) {
+	at, ok := strings.CutPrefix(inv.set.get("slurm.use"), "rest:")
+	if !ok {
+		return nil, nil
+	}
+	file := inv.set.get("slurm.tokenFile")
+	if file != "" {
+		file = inv.path(file)
+	}
+	rest, err := slurm.ParseREST(at, file)
+	if err != nil {
+		return nil, usageError("--slurm: %v", err)
+	}
+	return rest, nil
+}
+
+// openSlurm makes the adapter for Slurm where there is one: with --slurm on or rest:..., always; with auto, where this host
+// belongs to a cluster.
 func (c *controller) openSlurm(ctx context.Context) error {
-	switch mode := c.inv.set.get("slurm.use"); mode {
-	case "off":
+	rest, err := c.inv.slurmrestd()
+	if err != nil {
+		return err
+	}
+	switch mode := c.inv.set.get("slurm.use"); {
+	case mode == "off":
 		return nil
-	case "auto", "on":
+	case rest != nil:
+	case mode == "auto", mode == "on":
 		if err := slurm.Present(ctx, c.inv.Environ); err != nil {
 			if mode == "on" {
 				return &exitError{code: ExitError, err: err, hint: "`penstock doctor` looks for the reason"}
@@ -27,11 +49,11 @@ func (c *controller) openSlurm(ctx context.Context) error {
 			return nil
 		}
 	default:
-		return usageError("--slurm %s: use auto, on or off", mode)
+		return usageError("--slurm %s: use auto, on, off, or rest:unix:PATH", mode)
 	}
 	adapter, err := slurm.New(slurm.Options{
 		Installation: c.ca.Installation(), LogRoot: filepath.Join(c.state, "logs"), Penstock: c.inv.Self, Environ: c.inv.Environ,
-		Log: c.log, Registerer: c.registry,
+		REST: rest, Log: c.log, Registerer: c.registry,
 	})
 	if err != nil {
 		return err

@@ -36,10 +36,7 @@ func (c *Cluster) Config(ctx context.Context) (Config, error) {
 	if !have.at.IsZero() && c.now().Sub(have.at) < configFor {
 		return have.value, nil
 	}
-	out, err := c.slurm.run(ctx, "", "scontrol", "show", "config")
-	if err == nil {
-		have.value, err = parseConfig(out)
-	}
+	value, err := c.slurm.config(ctx)
 	if err != nil {
 		if !have.at.IsZero() {
 			return have.value, nil // of an hour ago, and as good as ever
@@ -48,8 +45,8 @@ func (c *Cluster) Config(ctx context.Context) (Config, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.config = cached[Config]{have.value, c.now()}
-	return have.value, nil
+	c.config = cached[Config]{value, c.now()}
+	return value, nil
 }
 
 func parseConfig(out string) (Config, error) {

@@ -29,7 +29,7 @@ func (c *Cluster) Jobs(ctx context.Context) ([]cluster.Job, error) {
 		return nil, fmt.Errorf("list Slurm's jobs: %w", unknown(ctx.Err()))
 	}
 	asked := c.now()
-	entries, err := c.queue(ctx)
+	entries, err := c.slurm.jobs(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list Slurm's jobs: %w", unknown(err))
 	}

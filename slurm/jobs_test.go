@@ -204,7 +204,9 @@ func TestVanishedIntoTheAccounting(t *testing.T) {
 	f := newFake(t)
 	f.queue(row(), row("JobID=8", "Name=web-mixed-1-bbbbbbbb", "Comment=penstock:0123456789ab:web-mixed-1-bbbbbbbb"))
 	f.jobs()
-	line := func(fields ...string) string { return strings.Join(fields, separator) + "\n" }
+	line := func(fields ...string) string {
+		return strings.Join(append(fields, "1795522600", "gpu", "node1", "/tmp", ""), separator) + "\n"
+	}
 	f.works("sacct", line("7", "another-job-of-that-id", "COMPLETED", "0:0", "1", "2")+
 		line("7", "web-mixed-0-aaaaaaaa", "CANCELLED by 1000", "0:15", "1795522700", "1795522790")+line("8", "web-mixed-1-bbbbbbbb", "RUNNING", "0:0", "1795522700", "Unknown")+"rubbish\n")
 	f.queue()

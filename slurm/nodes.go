@@ -16,11 +16,7 @@ var nodeFields = strings.Fields("NodeList CPUs Memory Gres StateLong")
 // Capacity lists the nodes of all partitions that this user may see, with the GPUs that Slurm declares. Who holds them is
 // Slurm's business.
 func (c *Cluster) Capacity(ctx context.Context) (cluster.Capacity, error) {
-	out, err := c.slurm.run(ctx, "", "sinfo", "--noheader", "--Node", format(nodeFields))
-	if err != nil {
-		return cluster.Capacity{}, fmt.Errorf("list Slurm's nodes: %w", unknown(err))
-	}
-	nodes, err := parseNodes(out)
+	nodes, err := c.slurm.nodes(ctx)
 	if err != nil {
 		return cluster.Capacity{}, fmt.Errorf("list Slurm's nodes: %w", unknown(err))
 	}

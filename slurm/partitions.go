@@ -29,11 +29,7 @@ type NodeGroup struct {
 
 // Partitions asks for the partitions that this user may see.
 func (c *Cluster) Partitions(ctx context.Context) ([]Partition, error) {
-	out, err := c.slurm.run(ctx, "", "sinfo", "--noheader", format(partitionFields))
-	if err != nil {
-		return nil, fmt.Errorf("list Slurm's partitions: %w", unknown(err))
-	}
-	list, err := parsePartitions(out)
+	list, err := c.slurm.partitions(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list Slurm's partitions: %w", unknown(err))
 	}

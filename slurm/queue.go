@@ -1,7 +1,6 @@
 package slurm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -42,30 +41,6 @@ type status struct {
 // format is squeue's and sinfo's -O with the separator after each field and no padding.
 func format(fields []string) string {
 	return "--Format=" + strings.Join(fields, ":"+separator+",") + ":" + separator
-}
-
-// queue asks for all jobs of this user, ended ones too for as long as Slurm knows them.
-func (c *Cluster) queue(ctx context.Context) ([]entry, error) {
-	out, err := c.slurm.run(ctx, "", "squeue", "--noheader", "--states=all", "--user="+myUID(), format(queueFields))
-	if err != nil {
-		return nil, err
-	}
-	return parseQueue(out)
-}
-
-// queueOne asks for one job; nil = there is none of this ID.
-func (c *Cluster) queueOne(ctx context.Context, id string) (*entry, error) {
-	out, err := c.slurm.run(ctx, "", "squeue", "--noheader", "--states=all", "--jobs="+id, format(queueFields))
-	if f := (*failure)(nil); errors.As(err, &f) && f.says("Invalid job id") {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	list, err := parseQueue(out)
-	if err != nil || len(list) == 0 {
-		return nil, err
-	}
-	return &list[0], nil
 }
 
 // parseQueue reads squeue's answer whole or not at all: a job that is left out would be taken for gone.

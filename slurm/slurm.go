@@ -1,5 +1,6 @@
-// Package slurm is the cluster of a Slurm site, as an ordinary user of it sees it: sbatch, squeue, scancel, scontrol, sinfo,
-// and sacct where there is accounting. It is a cluster.Submitter; Slurm places, so Capacity.Places is false.
+// Package slurm is the cluster of a Slurm site, as an ordinary user of it sees it: through sbatch, squeue, scancel, scontrol,
+// sinfo, and sacct where there is accounting, or through slurmrestd. It is a cluster.Submitter; Slurm places, so
+// Capacity.Places is false.
 //
 // A job is found again by its mark: the first word of its comment, which names the installation and the launch; where a site
 // overwrites comments, its working folder, which is the launch's log folder. A job ID alone is no identity: after a crash
@@ -36,6 +37,8 @@ type Options struct {
 	Penstock     string // path of the program on the nodes
 	// Environ is what Slurm's commands inherit from, as os.Environ returns it; only what says where Slurm is passes.
 	Environ []string
+	// REST is where slurmrestd is; nil = Slurm's commands are run.
+	REST *REST
 	// Commands is the folder of Slurm's commands; empty = they are on the PATH of Environ.
 	Commands string
 
@@ -48,7 +51,7 @@ type Options struct {
 type Cluster struct {
 	o       Options
 	log     zerolog.Logger
-	slurm   runner
+	slurm   transport
 	metrics metrics
 	now     func() time.Time
 
@@ -85,9 +88,16 @@ func New(o Options) (*Cluster, error) {
 	m := newMetrics(o.Registerer)
 	return &Cluster{
 		o: o, log: o.Log, metrics: m, now: time.Now, asking: make(chan struct{}, 1),
-		slurm: newRunner(o.Environ, o.Commands, m),
+		slurm: newTransport(o.REST, o.Environ, o.Commands, m),
 		known: map[jobKey]*record{}, stopping: map[jobKey]*stop{},
 	}, nil
+}
+
+func newTransport(r *REST, environ []string, folder string, m metrics) transport {
+	if r != nil {
+		return newREST(*r, environ, m)
+	}
+	return commands{newRunner(environ, folder, m)}
 }
 
 // Kind returns slurm.

@@ -2,12 +2,9 @@ package slurm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
-	"github.com/penstock/penstock/jobspecs/render"
 	"github.com/penstock/penstock/scheduler/cluster"
 )
 
@@ -21,7 +18,8 @@ type stop struct {
 // Stop asks a job to end. A running one gets Penstock's own signal first, which reaches its agent alone and gives it the
 // whole grace: scancel by itself gives a job the site's KillWait, and hits the engine as well. That much of the grace is kept
 // for it, and it comes by a later call of Jobs. A pending job is cancelled at once, and so is one whose grace is no longer
-// than that.
+// than that. Where Slurm has no way to signal the agent alone (slurmrestd of 22.05), a job hears nothing before that: its
+// agent was asked by the controller, if it can be reached.
 func (c *Cluster) Stop(ctx context.Context, job string, grace time.Duration) error {
 	if err := c.stop(ctx, job, grace); err != nil {
 		return fmt.Errorf("stop job %s: %w", job, err)
@@ -49,12 +47,12 @@ func (c *Cluster) stop(ctx context.Context, id string, grace time.Duration) erro
 	switch {
 	case grace <= 0:
 		s.killAt = time.Time{}
-		err = c.cancel(ctx, key, "--signal=KILL")
+		err = c.slurm.tell(ctx, key, killWord)
 	case state == cluster.JobPending || grace <= config.KillWait:
 		s.killAt = time.Time{}
-		err = c.cancel(ctx, key)
-	default:
-		err = c.cancel(ctx, key, drainOptions...)
+		err = c.slurm.tell(ctx, key, endWord)
+	case c.slurm.drains():
+		err = c.slurm.tell(ctx, key, drainWord)
 	}
 	if err != nil {
 		return unknown(err)
@@ -78,31 +76,19 @@ func (c *Cluster) find(ctx context.Context, id string) (jobKey, cluster.JobState
 		}
 	}
 	c.mu.Unlock()
-	e, err := c.queueOne(ctx, id)
+	list, err := c.slurm.jobsOf(ctx, []string{id})
 	if err != nil {
 		return jobKey{}, "", unknown(err)
 	}
-	if e == nil || stateOf(e.state) == cluster.JobEnded {
+	if len(list) == 0 || stateOf(list[0].state) == cluster.JobEnded {
 		return jobKey{}, "", nil
 	}
+	e := list[0]
 	launch := c.launchOf(e.comment, e.workDir)
 	if launch == "" {
 		return jobKey{}, "", refused(fmt.Errorf("it is no job of this installation: its name is %q", cut(e.name)))
 	}
 	return jobKey{id, launch}, stateOf(e.state), nil
-}
-
-// drainOptions send Penstock's signal to the batch shell's place, which is the agent's.
-var drainOptions = []string{"--batch", "--signal=" + render.DrainSignal}
-
-// cancel runs scancel on a job that still carries the launch: of another job with the same ID the name is another one.
-func (c *Cluster) cancel(ctx context.Context, key jobKey, options ...string) error {
-	args := append(slices.Clone(options), "--user="+myUID(), "--name="+string(key.launch), key.id)
-	_, err := c.slurm.run(ctx, "", "scancel", args...)
-	if f := (*failure)(nil); errors.As(err, &f) && f.says("Invalid job id", "already completing or completed", "Job/step already") {
-		return nil
-	}
-	return err
 }
 
 // retell is how long after one word the next may come. A signal to a job whose script Slurm is just starting may be lost.
@@ -111,8 +97,8 @@ const retell = 10 * time.Second
 // enforce goes on with jobs whose grace is over.
 func (c *Cluster) enforce(ctx context.Context) {
 	type order struct {
-		key     jobKey
-		options []string
+		key  jobKey
+		word word
 	}
 	var orders []order
 	c.mu.Lock()
@@ -123,18 +109,18 @@ func (c *Cluster) enforce(ctx context.Context) {
 		case r == nil || !r.over.IsZero() || !r.missed.IsZero():
 		case !s.killAt.IsZero() && !now.Before(s.killAt):
 			s.killAt, s.told = time.Time{}, now
-			orders = append(orders, order{key: key})
-		case !s.killAt.IsZero() && now.Sub(s.told) >= retell:
+			orders = append(orders, order{key, endWord})
+		case !s.killAt.IsZero() && now.Sub(s.told) >= retell && c.slurm.drains():
 			s.told = now
-			orders = append(orders, order{key, drainOptions})
+			orders = append(orders, order{key, drainWord})
 		case s.killAt.IsZero() && !now.Before(s.endAt) && (s.told.Before(s.endAt) || now.Sub(s.told) >= retell):
 			s.told = now
-			orders = append(orders, order{key, []string{"--signal=KILL"}})
+			orders = append(orders, order{key, killWord})
 		}
 	}
 	c.mu.Unlock()
 	for _, o := range orders {
-		err := c.cancel(ctx, o.key, o.options...)
-		c.log.Info().Err(err).Str("job", o.key.id).Str("launch", string(o.key.launch)).Strs("options", o.options).Msg("job has not ended yet and is told again")
+		err := c.slurm.tell(ctx, o.key, o.word)
+		c.log.Info().Err(err).Str("job", o.key.id).Str("launch", string(o.key.launch)).Str("word", string(o.word)).Msg("job has not ended yet and is told again")
 	}
 }

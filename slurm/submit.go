@@ -11,8 +11,8 @@ import (
 	"github.com/penstock/penstock/scheduler/statefile"
 )
 
-// Submit hands the launch's script to sbatch, on its standard input. ErrUnknown: sbatch did not come back in time, or lost
-// slurmctld on the way; it was seen to say so after the job had been accepted.
+// Submit hands the launch's script to sbatch, on its standard input, or to slurmrestd. ErrUnknown: the answer did not come in
+// time, or slurmctld was lost on the way; it was seen to say so after the job had been accepted.
 func (c *Cluster) Submit(ctx context.Context, s cluster.Submission) (string, error) {
 	id, err := c.submit(ctx, s)
 	if err != nil {
@@ -35,13 +35,9 @@ func (c *Cluster) submit(ctx context.Context, s cluster.Submission) (string, err
 	if err := statefile.SecureDir(s.LogDir); err != nil {
 		return "", refused(fmt.Errorf("the job's folder: %w", err))
 	}
-	out, err := c.slurm.run(ctx, script, "sbatch", "--parsable")
+	id, err := c.slurm.submit(ctx, script)
 	if err != nil {
 		return "", submitError(err, s)
-	}
-	id := submittedID(out)
-	if id == "" {
-		return "", unknown(fmt.Errorf("sbatch answers %q, which holds no job ID", cut(strings.TrimSpace(out))))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,7 +79,7 @@ func submittedID(out string) string {
 
 // submitError tells what a failed sbatch means.
 func submitError(err error, s cluster.Submission) error {
-	if errors.Is(err, errNoCommand) {
+	if errors.Is(err, errNoCommand) || errors.Is(err, errNotForREST) {
 		return refused(err)
 	}
 	f := (*failure)(nil)

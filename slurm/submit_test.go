@@ -113,7 +113,7 @@ func TestSubmitUnknown(t *testing.T) {
 func TestSubmitWithoutSlurm(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
-	f.c.slurm.path = "/nowhere:relative"
+	f.c.slurm = commands{runner{path: "/nowhere:relative", metrics: f.c.metrics}}
 	if _, err := f.c.Submit(t.Context(), f.submission("web-mixed-0-aaaaaaaa")); !errors.Is(err, cluster.ErrRefused) || !strings.Contains(err.Error(), "login node") {
 		t.Errorf("got %v", err)
 	}

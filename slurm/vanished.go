@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/penstock/penstock/scheduler/cluster"
@@ -16,9 +15,6 @@ import (
 const vanishedFor = 2 * time.Minute
 
 const vanishedReason = "Slurm does not know it any more: it has ended longer ago than Slurm remembers (MinJobAge), or slurmctld has lost it"
-
-// sacctFields are what is asked of the accounting, in the order of lookUp's reading.
-const sacctFields = "JobIDRaw,JobName,State,ExitCode,Start,End"
 
 // lookUp asks the accounting, once for all, how jobs ended that Slurm has forgotten.
 func (c *Cluster) lookUp(ctx context.Context, gone []jobKey) {
@@ -33,20 +29,22 @@ func (c *Cluster) lookUp(ctx context.Context, gone []jobKey) {
 	if closed {
 		return
 	}
-	ids := make([]string, len(gone))
-	for i, key := range gone {
-		ids[i] = key.id
-	}
-	out, err := c.slurm.run(ctx, "", "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "--delimiter="+separator,
-		"--jobs="+strings.Join(ids, ","), "--format="+sacctFields)
+	list, err := c.slurm.accounts(ctx, accountQuery{ids: idsOf(gone)})
 	if err != nil {
-		f := (*failure)(nil)
 		c.mu.Lock()
-		c.noSacct = errors.Is(err, errNoCommand) || errors.As(err, &f) && f.says("accounting storage is disabled", "not running with a supported accounting")
+		c.noSacct = errors.Is(err, errNoAccounting)
 		c.mu.Unlock()
 		return
 	}
-	c.noteAccounts(parseAccounts(out))
+	c.noteAccounts(list)
+}
+
+func idsOf(keys []jobKey) []string {
+	ids := make([]string, len(keys))
+	for i, key := range keys {
+		ids[i] = key.id
+	}
+	return ids
 }
 
 // missed lists the jobs of which nobody knows what has become.
@@ -69,15 +67,7 @@ func (c *Cluster) reused(ctx context.Context, gone []jobKey) {
 	if len(gone) == 0 {
 		return
 	}
-	ids := make([]string, len(gone))
-	for i, key := range gone {
-		ids[i] = key.id
-	}
-	out, err := c.slurm.run(ctx, "", "squeue", "--noheader", "--states=all", "--jobs="+strings.Join(ids, ","), format(queueFields))
-	if err != nil {
-		return // of one that is nobody's it says "Invalid job id"
-	}
-	entries, err := parseQueue(out)
+	entries, err := c.slurm.jobsOf(ctx, idsOf(gone))
 	if err != nil {
 		return
 	}
@@ -90,31 +80,6 @@ func (c *Cluster) reused(ctx context.Context, gone []jobKey) {
 			}
 		}
 	}
-}
-
-// account is a line of the accounting.
-type account struct {
-	id, name, state string
-	exit            status
-	start, end      time.Time
-}
-
-// parseAccounts reads what can be read: a line that can't is a job of which nothing is known.
-func parseAccounts(out string) (list []account) {
-	for line := range strings.Lines(out) {
-		f := strings.Split(strings.TrimSuffix(line, "\n"), separator)
-		if len(f) != strings.Count(sacctFields, ",")+1 || !isJobID(f[0]) {
-			continue
-		}
-		a := account{id: f[0], name: f[1], state: f[2], exit: parseExit(f[3])}
-		var err1, err2 error
-		a.start, err1 = parseTime(f[4])
-		a.end, err2 = parseTime(f[5])
-		if err1 == nil && err2 == nil {
-			list = append(list, a)
-		}
-	}
-	return list
 }
 
 // noteAccounts takes over how jobs ended. The job's name is its launch, which tells it from others that had the same ID.

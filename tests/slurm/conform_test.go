@@ -15,23 +15,28 @@ import (
 // breaking are the checks of the suite that break the cluster: each gets a bed of its own.
 var breaking = []string{"silence_is", "no_call_outlives", "the_loss_of_a_node"}
 
-// TestConforms runs the suite that every cluster passes against the adapter on a real Slurm. The suite itself runs on the
-// login node as Alice: this test binary, started again there (TestInside).
+// TestConforms runs the suite that every cluster passes against the adapter on a real Slurm, once with Slurm's commands and once
+// through slurmrestd. The suite itself runs on the login node as Alice: this test binary, started again there (TestInside).
 func TestConforms(t *testing.T) {
 	t.Parallel()
-	for _, check := range breaking {
-		t.Run(check, func(t *testing.T) {
+	for _, transport := range []string{"commands", "rest"} {
+		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
-			conform(t, "-test.run=^TestInside$/^"+check)
+			for _, check := range breaking {
+				t.Run(check, func(t *testing.T) {
+					t.Parallel()
+					conform(t, transport, "-test.run=^TestInside$/^"+check)
+				})
+			}
+			t.Run("others", func(t *testing.T) {
+				t.Parallel()
+				conform(t, transport, "-test.run=^TestInside$", "-test.skip=^TestInside$/^("+strings.Join(breaking, "|")+")", "-test.parallel=8")
+			})
 		})
 	}
-	t.Run("others", func(t *testing.T) {
-		t.Parallel()
-		conform(t, "-test.run=^TestInside$", "-test.skip=^TestInside$/^("+strings.Join(breaking, "|")+")", "-test.parallel=8")
-	})
 }
 
-func conform(t *testing.T, args ...string) {
+func conform(t *testing.T, transport string, args ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	b := testbed.ForTest(ctx, t, testbed.Options{Version: *release})
@@ -45,7 +50,11 @@ func conform(t *testing.T, args ...string) {
 	}
 	stop := control(ctx, t, b)
 	defer stop()
-	cmd := b.Login().Command(ctx, testbed.Alice, []string{insideEnv + "=" + b.Dir}, append([]string{program, "-test.v"}, args...)...)
+	env := []string{insideEnv + "=" + b.Dir}
+	if transport == "rest" {
+		env = append(env, restEnv+"="+b.RESTSocket())
+	}
+	cmd := b.Login().Command(ctx, testbed.Alice, env, append([]string{program, "-test.v"}, args...)...)
 	out, err := cmd.CombinedOutput()
 	passed := report(t, string(out))
 	if err != nil || passed == 0 || t.Failed() {

@@ -21,6 +21,9 @@ import (
 // insideEnv names the bed's folder to the copy of this test that runs on the login node.
 const insideEnv = "PENSTOCK_TEST_BED"
 
+// restEnv is the socket of slurmrestd, where the suite is to go through it.
+const restEnv = "PENSTOCK_TEST_SLURMRESTD"
+
 // TestInside is the suite itself; TestConforms starts it on a bed.
 func TestInside(t *testing.T) {
 	bed := os.Getenv(insideEnv)
@@ -68,8 +71,12 @@ func (g *guest) program() string { return filepath.Join(g.dir, "stub") }
 // open makes the adapter, as each controller does.
 func (g *guest) open() cluster.Submitter {
 	g.t.Helper()
+	var rest *slurm.REST
+	if socket := os.Getenv(restEnv); socket != "" {
+		rest = &slurm.REST{Socket: socket}
+	}
 	c, err := slurm.New(slurm.Options{
-		Installation: g.id, LogRoot: filepath.Join(g.dir, "logs"), Penstock: g.program(), Environ: os.Environ(),
+		Installation: g.id, LogRoot: filepath.Join(g.dir, "logs"), Penstock: g.program(), Environ: os.Environ(), REST: rest,
 		Log: zerolog.New(zerolog.NewTestWriter(g.t)),
 	})
 	if err != nil {

@@ -3,6 +3,7 @@
 //	go run ./tests/slurm/bed up [-version 24.11] [-short 2m]
 //	go run ./tests/slurm/bed shell [-user penstock-alice] [-on login] [COMMAND...]
 //	go run ./tests/slurm/bed down [-all]
+//	go run ./tests/slurm/bed record [-version 24.11] slurm/testdata/24.11    # slurmrestd's answers, for the decoders' tests
 //
 // Without -bed, shell and down take the newest bed that was made by hand.
 package main
@@ -35,12 +36,12 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("say up, shell, down or list")
+		return errors.New("say up, shell, down, list or record")
 	}
-	verbs := map[string]func(context.Context, *flag.FlagSet, []string) error{"up": up, "shell": shell, "down": down, "list": list}
+	verbs := map[string]func(context.Context, *flag.FlagSet, []string) error{"up": up, "shell": shell, "down": down, "list": list, "record": record}
 	verb, ok := verbs[args[0]]
 	if !ok {
-		return fmt.Errorf("%s is no command: say up, shell, down or list", args[0])
+		return fmt.Errorf("%s is no command: say up, shell, down, list or record", args[0])
 	}
 	return verb(ctx, flag.NewFlagSet("bed "+args[0], flag.ExitOnError), args[1:])
 }
