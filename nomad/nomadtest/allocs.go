@@ -2,7 +2,9 @@ package nomadtest
 
 import (
 	"net/http"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -106,10 +108,21 @@ func (s *Server) jobAllocations(c call, j *job) (any, uint64, error) {
 	return s.stubs(c, list), s.newest(tableAllocs), nil
 }
 
+// filters are the only expressions that the fake knows.
+var filters = regexp.MustCompile(`^JobID (?:matches "\^([^"\\]*)"|== "([^"\\]*)")$`)
+
 func (s *Server) listAllocations(c call) (any, uint64, error) {
+	prefix := ""
+	if f := c.URL.Query().Get("filter"); f != "" {
+		m := filters.FindStringSubmatch(f)
+		if m == nil {
+			return nil, 0, refuse(http.StatusBadRequest, "nomadtest does not know the filter %s", f)
+		}
+		prefix = m[1] + m[2]
+	}
 	var list []*alloc
 	for _, a := range s.allocs {
-		if c.in(a.Namespace) {
+		if c.in(a.Namespace) && strings.HasPrefix(a.JobID, prefix) {
 			list = append(list, a)
 		}
 	}

@@ -3,6 +3,7 @@ package nomadtest
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 
 	"github.com/hashicorp/nomad/api"
 )
@@ -68,3 +69,15 @@ func same(a, b any) bool {
 }
 
 func empty(json string) bool { return json == "null" || json == "{}" || json == "[]" }
+
+// scaled says whether a group of the job has a scaling policy.
+func scaled(spec *api.Job) bool {
+	return slices.ContainsFunc(spec.TaskGroups, func(g *api.TaskGroup) bool { return g.Scaling != nil })
+}
+
+func samePolicies(old, spec *api.Job) bool {
+	return !slices.ContainsFunc(spec.TaskGroups, func(g *api.TaskGroup) bool {
+		was := old.LookupTaskGroup(*g.Name)
+		return was == nil || !same(was.Scaling, g.Scaling)
+	})
+}

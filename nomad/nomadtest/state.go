@@ -29,8 +29,9 @@ type state struct {
 // job is a job with its versions, the newest last.
 type job struct {
 	*api.Job
-	versions []*api.Job
-	scaling  map[string][]api.ScalingEvent // by group, the newest first
+	versions    []*api.Job
+	scaling     map[string][]api.ScalingEvent // by group, the newest first
+	policyIsNew bool                          // see Server.store
 }
 
 func newState() *state {

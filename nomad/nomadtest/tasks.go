@@ -42,12 +42,16 @@ func (s *Server) runTask(a *alloc, t *api.Task, signals chan string) {
 	}
 }
 
-// waitForPrevious waits until the allocation that this one replaces has ended, if it is on the same node.
+// waitForPrevious waits until the allocation that this one replaces has ended, on whichever node: a client starts nothing in
+// place of something that still runs. It does not wait for what is lost or unknown.
 func (s *Server) waitForPrevious(a *alloc) (goOn bool) {
 	for {
 		s.mu.Lock()
 		old, changed := s.allocs[a.PreviousAllocation], s.changed
-		free := old == nil || old.node != a.node || old.left == 0
+		free := old == nil || old.over() || old.ClientStatus == api.AllocClientStatusUnknown
+		if old != nil && old.node == a.node && !old.node.away {
+			free = old.left == 0
+		}
 		s.mu.Unlock()
 		if free {
 			return true

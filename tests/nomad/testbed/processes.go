@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// mark is in the environment of all agents, and so of what they start.
+const mark = "NOMAD_BED_PROCESS="
+
 // start starts an agent; it outlives this process.
 func (b *Bed) start(a *Agent) error {
 	out, err := os.OpenFile(filepath.Join(b.Dir, a.Name, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -23,7 +26,7 @@ func (b *Bed) start(a *Agent) error {
 	defer out.Close()
 	cmd := exec.Command(b.Options.Binary, "agent", "-config", b.config(*a))
 	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, b.Dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.Dir, "NOMAD_BED=" + b.Dir}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.Dir, mark + b.Dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", a.Name, err)
@@ -150,7 +153,7 @@ func (b *Bed) Down() error {
 	return errors.Join(append(errs, os.RemoveAll(b.Dir))...)
 }
 
-// processes are those that an agent of the bed has started: its folder stands in their environment or command.
+// processes are those that an agent of the bed has started: by the mark, or by a folder of the bed that they are in.
 func (b *Bed) processes() (pids []int) {
 	names, _ := filepath.Glob("/proc/[0-9]*")
 	for _, name := range names {
@@ -159,9 +162,8 @@ func (b *Bed) processes() (pids []int) {
 			continue
 		}
 		env, _ := os.ReadFile(filepath.Join(name, "environ"))
-		line, _ := os.ReadFile(filepath.Join(name, "cmdline"))
-		ours := bytes.Contains(env, []byte(b.Dir+"/")) || bytes.Contains(env, []byte("NOMAD_BED="+b.Dir+"\x00"))
-		if ours || bytes.Contains(line, []byte(b.Dir+"/client")) {
+		root, _ := os.Readlink(filepath.Join(name, "root"))
+		if bytes.Contains(append([]byte{0}, env...), []byte("\x00"+mark+b.Dir+"\x00")) || strings.HasPrefix(root, b.Dir+"/") {
 			pids = append(pids, pid)
 		}
 	}

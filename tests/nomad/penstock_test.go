@@ -1,0 +1,4 @@
+package nomad
+
+// penstockScenarios are about Penstock on a Nomad.
+var penstockScenarios = []scenario{}
