@@ -10,7 +10,7 @@ FUZZTIME     ?= 20s
 BENCH        ?= all
 .DEFAULT_GOAL := help
 
-.PHONY: help build demo test test-slow test-slurm fmt check race fuzz bench lint generate golden clean needs
+.PHONY: help build demo test test-slow test-slurm test-nomad fmt check race fuzz bench lint generate golden clean needs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-slow: needs build ## race detector, fault tables, the real parts that take 
 
 test-slurm: needs build ## every fault on a real Slurm of three releases (about an hour)
 	@go run ./tests/suites -slurm
+
+test-nomad: build ## Nomad: the fake, and a real one that NOMAD_ADDR, or a binary that NOMAD_BIN, names
+	@go run ./tests/suites -nomad -v
 
 fmt: ## gofumpt on everything that is not generated
 	$(GOFUMPT) -w $$(git ls-files "*.go" | grep -v -E "\.(pb|connect)\.go$$")

@@ -22,6 +22,7 @@ import (
 func main() {
 	slow := flag.Bool("slow", false, "run the suites of `make test-slow`")
 	onSlurm := flag.Bool("slurm", false, "run the suites of `make test-slurm`")
+	onNomad := flag.Bool("nomad", false, "run the suites of `make test-nomad`")
 	only := flag.String("only", "", "run only the suite of this name")
 	verbose := flag.Bool("v", false, "print every test")
 	flag.Parse()
@@ -36,6 +37,9 @@ func main() {
 	}
 	if *onSlurm {
 		suites = slurmSuites
+	}
+	if *onNomad {
+		suites = nomadSuites
 	}
 	os.Exit(runAll(suites, *only, *verbose, allowed))
 }

@@ -19,7 +19,7 @@ type suite struct {
 }
 
 // whole are the folders of tests that start the whole program; they are suites of their own.
-var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench", "tests/slurm", "tests/s3"}
+var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/attack", "tests/faults", "tests/bench", "tests/slurm", "tests/s3", "tests/nomad"}
 
 // slurm is tested on a bed of namespaces; its tests wait most of the time.
 var (
@@ -27,6 +27,8 @@ var (
 	threeFaults = []string{"-parallel=6", "-run=^(TestRelease|TestConforms|TestInside|TestCancelled|TestPreempted|TestSubmitForgotten)$"}
 	allFaults   = []string{"-parallel=6", "-faults=all"}
 )
+
+var nomad = []string{"./tests/nomad"}
 
 var quickSuites = []suite{
 	{
@@ -38,6 +40,7 @@ var quickSuites = []suite{
 	{Name: "s3", About: "the object tier on versitygw, with faults between", Packages: []string{"./tests/s3"}, Timeout: 10 * time.Minute},
 	{Name: "openai", About: "the npm openai client", Packages: []string{"./tests/openai"}, Timeout: 5 * time.Minute},
 	{Name: "attack", About: "a second user on the same machine", Packages: []string{"./tests/attack"}, Timeout: 5 * time.Minute},
+	{Name: "nomad", About: "the fake Nomad, and a real one where NOMAD_ADDR or NOMAD_BIN names it", Packages: nomad, Timeout: 15 * time.Minute},
 	{Name: "slurmbed", About: "the bed of namespaces for a real Slurm", Packages: []string{"./tests/slurm/testbed"}, Timeout: 5 * time.Minute},
 	{Name: "slurm", About: "a real Slurm: conformance and three faults", Packages: slurm, Args: threeFaults, Timeout: 8 * time.Minute},
 }
@@ -64,6 +67,12 @@ var slurmSuites = []suite{
 	{Name: "slurm", About: "Slurm of this machine", Packages: slurm, Args: allFaults, Timeout: 40 * time.Minute},
 	{Name: "slurm-24.11", About: "Slurm 24.11", Packages: slurm, Args: append([]string{"-release=24.11"}, allFaults...), Timeout: 60 * time.Minute},
 	{Name: "slurm-26.05", About: "Slurm 26.05", Packages: slurm, Args: append([]string{"-release=26.05"}, allFaults...), Timeout: 60 * time.Minute},
+}
+
+// nomadSuites are all that is about Nomad, with every test printed: what the live part ran on, or that it did not run.
+var nomadSuites = []suite{
+	{Name: "adapter", About: "the adapter and its fake", Packages: []string{"./nomad/..."}, Timeout: 10 * time.Minute},
+	{Name: "nomad", About: "the fake Nomad, and a real one where NOMAD_ADDR or NOMAD_BIN names it", Packages: nomad, Timeout: 40 * time.Minute},
 }
 
 // packages resolves the patterns and leaves out what Without names.
