@@ -33,6 +33,7 @@ const (
 
 	pathMetrics = "/penstock/metrics"
 	pathGang    = "/penstock/gang"
+	pathKV      = "/penstock/tiers"
 )
 
 // refusal is why a run takes no requests now; it goes out as Penstock-Reason. Empty: it takes them.
@@ -227,6 +228,8 @@ func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		want = identity.WantRun(p.launch, p.run)
 	case peer.Path:
 		want = identity.WantRole(identity.Agent)
+	case pathKV:
+		want = identity.WantRole(identity.Controller)
 	}
 	if err := want(caller); err != nil {
 		deny(w, http.StatusForbidden, err)
@@ -239,6 +242,8 @@ func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.gang.ServeHTTP(w, r)
 	case r.URL.Path == peer.Path:
 		p.give(w, r)
+	case r.URL.Path == pathKV:
+		p.manage(w, r)
 	case r.URL.Path == pathMetrics:
 		p.scrape.ServeHTTP(w, r)
 	default:

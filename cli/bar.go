@@ -46,7 +46,11 @@ func (b *bar) pace(done int64, now time.Time) string {
 		return ""
 	}
 	left := time.Duration(float64(spent) / float64(done) * float64(b.total-done))
-	return fmt.Sprintf("%.0f %s/s, %s left", float64(done)/spent.Seconds(), b.unit, ageText(left))
+	rate := fmt.Sprintf("%.0f %s", float64(done)/spent.Seconds(), b.unit)
+	if b.unit == "bytes" {
+		rate = rateText(done, spent)
+	}
+	return fmt.Sprintf("%s/s, %s left", rate, ageText(left))
 }
 
 // end takes the bar away.

@@ -232,7 +232,7 @@ func (c *controller) wire(o serveOptions) (err error) {
 	}
 	c.server, err = server.New(server.Options{
 		Ledger: c.ledger, Fleet: c.fleet, Publisher: c.publisher, Loop: c.loop, Clusters: c.clusters, CA: c.ca, Tokens: c.tokens,
-		Keys: c.keys, StateDir: c.state, LogDir: c.logDir, Endpoint: c.endpointResponse, Version: Version(),
+		Keys: c.keys, KV: c.upstream, StateDir: c.state, LogDir: c.logDir, Endpoint: c.endpointResponse, Version: Version(),
 		Shutdown:  func() { c.shutdownOnce.Do(func() { close(c.shutdown) }) },
 		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry, Notices: c.notices(), Gatherer: c.registry,
 	})

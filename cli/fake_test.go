@@ -52,6 +52,17 @@ type fakeControl struct {
 	keys      *apiv1.ListKeysResponse
 	why       *apiv1.WhyResponse
 	version   *apiv1.VersionResponse
+	kv        func(*apiv1.KVRequest) ([]*apiv1.KVResponse, error)
+}
+
+func (f *fakeControl) KV(_ context.Context, q *apiv1.KVRequest, stream *connect.ServerStream[apiv1.KVResponse]) error {
+	all, err := f.kv(q)
+	for _, part := range all {
+		if err := stream.Send(part); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // answer is a fixed answer, or not found where there is none.

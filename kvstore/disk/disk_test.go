@@ -211,3 +211,36 @@ func waitUntil(t *testing.T, ok func() bool) {
 		}
 	}
 }
+
+// TestFolderFromElsewhere: blocks that were written where the page cache cannot be passed by are read where it can, from a
+// segment with a footer and from one that has to be read whole.
+func TestFolderFromElsewhere(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		o := Options{Dir: filepath.Join(t.TempDir(), "kv"), Budget: 16 << 20, Buffered: true}
+		s := mustOpen(t, o)
+		for i := range 10 {
+			mustPut(t, s, key(i, 0), 1, 90_001)
+		}
+		if killed {
+			copied := filepath.Join(t.TempDir(), "kv")
+			if err := os.CopyFS(copied, os.DirFS(o.Dir)); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(copied, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			mustClose(t, s)
+			o.Dir = copied
+		} else {
+			mustClose(t, s)
+		}
+		o.Buffered = false
+		s = mustOpen(t, o)
+		for i := range 10 {
+			if !bytes.Equal(get(t, s, key(i, 0)), content(key(i, 0), 1, 90_001)) {
+				t.Errorf("killed %t: block %d is gone", killed, i)
+			}
+		}
+		mustClose(t, s)
+	}
+}

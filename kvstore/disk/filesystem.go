@@ -197,6 +197,8 @@ func (o *osFile) ReadAt(at int64, into ...[]byte) error {
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
+		case errors.Is(err, unix.EINVAL) && o.throughCache():
+			continue
 		case err != nil:
 			return &fs.PathError{Op: "preadv", Path: o.f.Name(), Err: err}
 		case n == 0:
@@ -215,6 +217,17 @@ func (o *osFile) ReadAt(at int64, into ...[]byte) error {
 		}
 	}
 	return nil
+}
+
+// throughCache has a file whose records are not aligned read through the page cache from now on: it was written where that
+// could not be passed by, such as another file system. False: it is read so already.
+func (o *osFile) throughCache() bool {
+	flags, err := unix.FcntlInt(o.f.Fd(), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_DIRECT == 0 {
+		return false
+	}
+	_, err = unix.FcntlInt(o.f.Fd(), unix.F_SETFL, flags&^unix.O_DIRECT)
+	return err == nil
 }
 
 // Size implements file.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/penstock/penstock/kvstore"
 )
@@ -43,8 +42,7 @@ func (s *Store) Has(ctx context.Context, k kvstore.Key) (kvstore.Info, error) {
 	if n == 0 {
 		return kvstore.Info{}, kvstore.ErrNotFound
 	}
-	e := s.index.entry(n)
-	return kvstore.Info{Size: int64(e.size), Sum: e.sum, StoredAt: time.Unix(int64(e.stored), 0)}, nil
+	return s.index.entry(n).info(), nil
 }
 
 // Get implements kvstore.Store.

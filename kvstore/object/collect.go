@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/penstock/penstock/kvstore"
 	"github.com/penstock/penstock/kvstore/keyring"
@@ -35,13 +38,35 @@ const (
 	orphaned = time.Hour
 )
 
+// Collection says how a collection is done. The zero value is the usual one.
+type Collection struct {
+	DryRun   bool            // removes nothing, and says what would be
+	Progress func(Collected) // nil, or called after each removal, by one goroutine at a time
+}
+
 // Collect removes what is older than MaxAge, and the oldest of what is beyond Budget, by the clock of the bucket. Any number
 // of stores may do so at one time: what is removed twice is gone, what somebody reads or writes meanwhile is a miss.
-func (s *Store) Collect(ctx context.Context) (c Collected, err error) {
+func (s *Store) Collect(ctx context.Context, how Collection) (Collected, error) {
 	now, err := s.bucketTime(ctx)
 	if err != nil {
-		return c, err
+		return Collected{}, err
 	}
+	all, c, err := s.heaps(ctx)
+	if err != nil {
+		return Collected{}, err
+	}
+	c, failed := s.removeHeaps(ctx, s.surplus(all, c.KeptBytes, now), c, how)
+	if how.DryRun {
+		return c, failed
+	}
+	s.mu.Lock()
+	s.listed = &inventory{blocks: c.Kept, bytes: c.KeptBytes}
+	s.mu.Unlock()
+	return c, errors.Join(failed, s.removeOrphans(ctx, now))
+}
+
+// heaps lists what is there, the oldest first.
+func (s *Store) heaps(ctx context.Context) (all []*heapOf, c Collected, err error) {
 	groups := map[string]*heapOf{}
 	for _, prefix := range []string{"b/", "p/"} {
 		err := s.list(ctx, prefix, func(name string, st stat) error {
@@ -53,40 +78,63 @@ func (s *Store) Collect(ctx context.Context) (c Collected, err error) {
 			if g == nil {
 				g = &heapOf{}
 				groups[at] = g
+				all = append(all, g)
 			}
 			g.names, g.bytes = append(g.names, name), g.bytes+st.size
 			if st.modified.After(g.modified) {
 				g.modified = st.modified
 			}
+			c.Kept++
+			c.KeptBytes += st.size
 			return nil
 		})
 		if err != nil {
-			return c, err
+			return nil, c, err
 		}
-	}
-	all := make([]*heapOf, 0, len(groups))
-	for _, g := range groups {
-		all = append(all, g)
-		c.KeptBytes += g.bytes
-		c.Kept += int64(len(g.names))
 	}
 	slices.SortFunc(all, func(a, b *heapOf) int { return a.modified.Compare(b.modified) })
-	var failed error
-	for _, g := range all {
+	return all, c, nil
+}
+
+// surplus is the beginning of what is there that is too old or too much.
+func (s *Store) surplus(all []*heapOf, bytes int64, now time.Time) []*heapOf {
+	for i, g := range all {
 		old := s.opts.MaxAge > 0 && now.Sub(g.modified) > s.opts.MaxAge
-		if !old && (s.opts.Budget == 0 || c.KeptBytes <= s.opts.Budget) {
-			break
+		if !old && (s.opts.Budget == 0 || bytes <= s.opts.Budget) {
+			return all[:i]
 		}
-		if failed = s.removeAll(ctx, g.names); failed != nil {
-			break
-		}
-		n := int64(len(g.names))
-		c.Kept, c.KeptBytes, c.Removed, c.RemovedBytes = c.Kept-n, c.KeptBytes-g.bytes, c.Removed+n, c.RemovedBytes+g.bytes
+		bytes -= g.bytes
 	}
-	s.mu.Lock()
-	s.listed = &inventory{blocks: c.Kept, bytes: c.KeptBytes}
-	s.mu.Unlock()
-	return c, errors.Join(failed, s.removeOrphans(ctx, now))
+	return all
+}
+
+// removeHeaps removes some of them at one time, the oldest first, since a bucket may hold many small ones.
+func (s *Store) removeHeaps(ctx context.Context, surplus []*heapOf, c Collected, how Collection) (Collected, error) {
+	var mu sync.Mutex
+	g, within := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, s.opts.Workers/2))
+	for _, h := range surplus {
+		if within.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			if !how.DryRun {
+				if err := s.removeAll(within, h.names); err != nil {
+					return err
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			n := int64(len(h.names))
+			c.Kept, c.KeptBytes, c.Removed, c.RemovedBytes = c.Kept-n, c.KeptBytes-h.bytes, c.Removed+n, c.RemovedBytes+h.bytes
+			if how.Progress != nil {
+				how.Progress(c)
+			}
+			return nil
+		})
+	}
+	err := errors.Join(g.Wait(), ctx.Err())
+	return c, err
 }
 
 // bucketTime is the time by the bucket's clock, which is the one that dates objects: clocks of nodes differ.

@@ -101,7 +101,7 @@ func TestCollectByAge(t *testing.T) {
 	if err := f.Touch(t.Context(), blockName(key(4, 0))); err != nil { // as a reader does
 		t.Fatal(err)
 	}
-	c, err := s.Collect(t.Context())
+	c, err := s.Collect(t.Context(), Collection{})
 	if err != nil || c.Removed != 2 || c.Kept != 2 {
 		t.Errorf("%+v, %v", c, err)
 	}
@@ -131,7 +131,7 @@ func TestCollectByBudget(t *testing.T) {
 			}
 		}
 	}
-	c, err := s.Collect(t.Context())
+	c, err := s.Collect(t.Context(), Collection{})
 	if err != nil || c.KeptBytes > 50_000 || c.Kept != 8 {
 		t.Errorf("%+v, %v", c, err)
 	}
@@ -185,7 +185,7 @@ func TestSeveralClusters(t *testing.T) {
 						t.Error(err)
 					}
 				case 1:
-					if _, err := s.Collect(t.Context()); err != nil {
+					if _, err := s.Collect(t.Context(), Collection{}); err != nil {
 						t.Error(err)
 					}
 				case 2:

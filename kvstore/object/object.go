@@ -187,7 +187,7 @@ func (s *Store) Run(ctx context.Context) error {
 			err = s.Refresh(ctx)
 		case <-collect.C:
 			if s.opts.Budget > 0 || s.opts.MaxAge > 0 {
-				_, err = s.Collect(ctx)
+				_, err = s.Collect(ctx, Collection{})
 			}
 		}
 		if err != nil && ctx.Err() == nil && err.Error() != last {
@@ -202,24 +202,36 @@ func (s *Store) Run(ctx context.Context) error {
 // Sync returns when all that was put before is in the bucket.
 func (s *Store) Sync(ctx context.Context) error { return s.flush(ctx) }
 
-// Close sends what was not sent and ends the store. Requests that hang are waited for no longer than the store's timeout.
+// Close sends what was not sent and ends the store. What goes on in the background, such as marks of blocks that were found
+// corrupt, has half of the store's timeout to end by itself; requests that hang are waited for no longer than all of it.
 func (s *Store) Close(ctx context.Context) error {
 	err := s.flush(ctx)
 	s.closed.Store(true)
-	s.end()
 	done := make(chan struct{})
 	go func() { s.patience.running.Wait(); close(done) }()
-	t := time.NewTimer(s.opts.Timeout)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
-		err = errors.Join(err, fmt.Errorf("close %s: %w", s.bucket, errSlow))
+	if !within(s.opts.Timeout/2, done) {
+		s.end()
+		if !within(s.opts.Timeout/2, done) {
+			err = errors.Join(err, fmt.Errorf("close %s: %w", s.bucket, errSlow))
+		}
 	}
+	s.end()
 	if b, ok := s.bucket.(*s3); ok {
 		b.idle()
 	}
 	return err
+}
+
+// within says whether something is done before a time is over.
+func within(d time.Duration, done <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // Stats implements kvstore.Store. What a shared bucket holds is unknown before the first collection.

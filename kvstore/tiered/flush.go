@@ -2,6 +2,7 @@ package tiered
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -11,6 +12,11 @@ import (
 // ranked is a tier that can say what it holds, the most valuable first and a chain's beginning before its end.
 type ranked interface {
 	Ranked(each func(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) bool)
+}
+
+// lister is a tier that can say what it holds without reading it, the newest first.
+type lister interface {
+	List(ctx context.Context, each func(kvstore.Key, kvstore.Info) error) error
 }
 
 // Flushed is what a flush has done.
@@ -26,6 +32,16 @@ type Flushed struct {
 // written can be used. progress is called after each block, from several goroutines; it may be nil. Where the last tier is
 // dead, the one above it is written to. An error says that nothing could be written to at all.
 func (s *Store) Flush(ctx context.Context, progress func(Flushed)) (Flushed, error) {
+	return s.flush(ctx, false, progress)
+}
+
+// FlushAll is Flush and then also what the tiers between the first and the last hold and the last does not: what it was too
+// slow for, or was dead for. That asks the last tier for each of their blocks, so that it is nothing for the end of a job.
+func (s *Store) FlushAll(ctx context.Context, progress func(Flushed)) (Flushed, error) {
+	return s.flush(ctx, true, progress)
+}
+
+func (s *Store) flush(ctx context.Context, all bool, progress func(Flushed)) (Flushed, error) {
 	target := len(s.lanes) - 1
 	for target >= 0 && s.lanes[target].breaker.open() {
 		target--
@@ -43,6 +59,11 @@ func (s *Store) Flush(ctx context.Context, progress func(Flushed)) (Flushed, err
 		f.tier(ctx, l.tier.Store, l.has)
 	}
 	f.queued(ctx) // what was forgotten above meanwhile
+	if all {
+		for _, l := range s.lanes[:target] {
+			f.listed(ctx, l)
+		}
+	}
 	f.wg.Wait()
 	f.done.Left = f.done.Left || ctx.Err() != nil
 	return f.done, nil
@@ -91,6 +112,39 @@ func (f *flush) tier(ctx context.Context, from kvstore.Store, has hasFunc) {
 		return
 	}
 	r.Ranked(func(k kvstore.Key, b *kvstore.Block, h kvstore.Hint) bool { return f.block(ctx, has, k, b, h) })
+}
+
+// listed writes what a tier in the middle holds, and reads of that only what is missing below.
+func (f *flush) listed(ctx context.Context, from *lane) {
+	l, ok := from.tier.Store.(lister)
+	if !ok {
+		return
+	}
+	_ = l.List(ctx, func(k kvstore.Key, there kvstore.Info) error {
+		if ctx.Err() != nil || f.lane.breaker.open() {
+			return errStop
+		}
+		f.begin(func() { f.missing(ctx, from, k, there) })
+		return nil
+	})
+}
+
+var errStop = errors.New("stop")
+
+func (f *flush) missing(ctx context.Context, from *lane, k kvstore.Key, there kvstore.Info) {
+	if below, err := f.lane.has(ctx, k); err == nil && below.Sum == there.Sum {
+		f.count(nil, 0, false)
+		return
+	}
+	b, err := from.get(ctx, k)
+	if err != nil {
+		return // gone meanwhile, or in doubt
+	}
+	defer b.Release()
+	if f.queue(ctx, from.has, k, b, kvstore.Hint{}) {
+		wrote, err := f.lane.clear(ctx, k)
+		f.count(err, int64(b.Len()), wrote)
+	}
 }
 
 // block writes one block, unless it is time to stop.

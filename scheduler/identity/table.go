@@ -41,6 +41,7 @@ var callers = map[string][]Role{
 	apiv1.ControlServiceWhyProcedure:            {CLI},
 	apiv1.ControlServiceVersionProcedure:        {CLI},
 	apiv1.ControlServiceGatewayTokenProcedure:   {CLI},
+	apiv1.ControlServiceKVProcedure:             {CLI},
 	apiv1.ControlServiceShutdownProcedure:       {CLI},
 }
 

@@ -62,6 +62,7 @@ type Options struct {
 	// Deployments are the secrets of deployments whose runs a cluster starts by itself; nil = there are none.
 	Deployments *identity.DeploymentTokens
 	Keys        *keys.Store
+	KV          kvAgents // the way to agents' KV tiers
 	StateDir    string
 	LogDir      func(cluster.Launch) string
 	Endpoint    func() *apiv1.EndpointResponse // without models

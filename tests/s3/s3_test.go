@@ -263,7 +263,7 @@ func TestSeveralClusters(t *testing.T) {
 						var err error
 						switch {
 						case i%20 == 19:
-							_, err = store.Collect(t.Context())
+							_, err = store.Collect(t.Context(), object.Collection{})
 						case i%10 == 9:
 							err = store.Refresh(t.Context())
 						case i%8 == 7:

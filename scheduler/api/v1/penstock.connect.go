@@ -93,6 +93,8 @@ const (
 	// ControlServiceGatewayTokenProcedure is the fully-qualified name of the ControlService's
 	// GatewayToken RPC.
 	ControlServiceGatewayTokenProcedure = "/penstock.v1.ControlService/GatewayToken"
+	// ControlServiceKVProcedure is the fully-qualified name of the ControlService's KV RPC.
+	ControlServiceKVProcedure = "/penstock.v1.ControlService/KV"
 	// ControlServiceShutdownProcedure is the fully-qualified name of the ControlService's Shutdown RPC.
 	ControlServiceShutdownProcedure = "/penstock.v1.ControlService/Shutdown"
 	// EnrollServiceEnrollProcedure is the fully-qualified name of the EnrollService's Enroll RPC.
@@ -398,6 +400,9 @@ type ControlServiceClient interface {
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// GatewayToken makes a join token for another gateway, to be exchanged by EnrollService.
 	GatewayToken(context.Context, *GatewayTokenRequest) (*GatewayTokenResponse, error)
+	// KV asks the agents of running replicas about their KV tiers, or has them move blocks between these. Replicas are asked at
+	// one time, and each tells by itself where it cannot.
+	KV(context.Context, *KVRequest) (*connect.ServerStreamForClient[KVResponse], error)
 	// Shutdown ends the controller. Deployments go on serving.
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -509,6 +514,12 @@ func NewControlServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(controlServiceMethods.ByName("GatewayToken")),
 			connect.WithClientOptions(opts...),
 		),
+		kV: connect.NewClient[KVRequest, KVResponse](
+			httpClient,
+			baseURL+ControlServiceKVProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("KV")),
+			connect.WithClientOptions(opts...),
+		),
 		shutdown: connect.NewClient[ShutdownRequest, ShutdownResponse](
 			httpClient,
 			baseURL+ControlServiceShutdownProcedure,
@@ -536,6 +547,7 @@ type controlServiceClient struct {
 	why            *connect.Client[WhyRequest, WhyResponse]
 	version        *connect.Client[VersionRequest, VersionResponse]
 	gatewayToken   *connect.Client[GatewayTokenRequest, GatewayTokenResponse]
+	kV             *connect.Client[KVRequest, KVResponse]
 	shutdown       *connect.Client[ShutdownRequest, ShutdownResponse]
 }
 
@@ -675,6 +687,11 @@ func (c *controlServiceClient) GatewayToken(ctx context.Context, req *GatewayTok
 	return nil, err
 }
 
+// KV calls penstock.v1.ControlService.KV.
+func (c *controlServiceClient) KV(ctx context.Context, req *KVRequest) (*connect.ServerStreamForClient[KVResponse], error) {
+	return c.kV.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Shutdown calls penstock.v1.ControlService.Shutdown.
 func (c *controlServiceClient) Shutdown(ctx context.Context, req *ShutdownRequest) (*ShutdownResponse, error) {
 	response, err := c.shutdown.CallUnary(ctx, connect.NewRequest(req))
@@ -703,6 +720,9 @@ type ControlServiceHandler interface {
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// GatewayToken makes a join token for another gateway, to be exchanged by EnrollService.
 	GatewayToken(context.Context, *GatewayTokenRequest) (*GatewayTokenResponse, error)
+	// KV asks the agents of running replicas about their KV tiers, or has them move blocks between these. Replicas are asked at
+	// one time, and each tells by itself where it cannot.
+	KV(context.Context, *KVRequest, *connect.ServerStream[KVResponse]) error
 	// Shutdown ends the controller. Deployments go on serving.
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -810,6 +830,12 @@ func NewControlServiceHandler(svc ControlServiceHandler, opts ...connect.Handler
 		connect.WithSchema(controlServiceMethods.ByName("GatewayToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlServiceKVHandler := connect.NewServerStreamHandlerSimple(
+		ControlServiceKVProcedure,
+		svc.KV,
+		connect.WithSchema(controlServiceMethods.ByName("KV")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlServiceShutdownHandler := connect.NewUnaryHandlerSimple(
 		ControlServiceShutdownProcedure,
 		svc.Shutdown,
@@ -850,6 +876,8 @@ func NewControlServiceHandler(svc ControlServiceHandler, opts ...connect.Handler
 			controlServiceVersionHandler.ServeHTTP(w, r)
 		case ControlServiceGatewayTokenProcedure:
 			controlServiceGatewayTokenHandler.ServeHTTP(w, r)
+		case ControlServiceKVProcedure:
+			controlServiceKVHandler.ServeHTTP(w, r)
 		case ControlServiceShutdownProcedure:
 			controlServiceShutdownHandler.ServeHTTP(w, r)
 		default:
@@ -923,6 +951,10 @@ func (UnimplementedControlServiceHandler) Version(context.Context, *VersionReque
 
 func (UnimplementedControlServiceHandler) GatewayToken(context.Context, *GatewayTokenRequest) (*GatewayTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("penstock.v1.ControlService.GatewayToken is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) KV(context.Context, *KVRequest, *connect.ServerStream[KVResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("penstock.v1.ControlService.KV is not implemented"))
 }
 
 func (UnimplementedControlServiceHandler) Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error) {

@@ -6023,6 +6023,502 @@ func (x *VersionResponse) GetStartedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// KVRequest goes on to agents as it is.
+type KVRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deployment    string                 `protobuf:"bytes,1,opt,name=deployment,proto3" json:"deployment,omitempty"` // name or unique prefix; empty = all
+	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`       // as LogsRequest.replica
+	Verb          string                 `protobuf:"bytes,3,opt,name=verb,proto3" json:"verb,omitempty"`             // stat, list, flush (to the lowest tier) or warm (to host memory)
+	Within        *durationpb.Duration   `protobuf:"bytes,4,opt,name=within,proto3" json:"within,omitempty"`         // when flush and warm stop at the latest; absent = the agent's usual time
+	Limit         uint64                 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`          // blocks of each tier that are listed; 0 = all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KVRequest) Reset() {
+	*x = KVRequest{}
+	mi := &file_v1_penstock_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KVRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KVRequest) ProtoMessage() {}
+
+func (x *KVRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KVRequest.ProtoReflect.Descriptor instead.
+func (*KVRequest) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *KVRequest) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
+	}
+	return ""
+}
+
+func (x *KVRequest) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *KVRequest) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *KVRequest) GetWithin() *durationpb.Duration {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+func (x *KVRequest) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// KVResponse is a part of one replica's answer. Each carries one kind of content.
+type KVResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deployment    string                 `protobuf:"bytes,1,opt,name=deployment,proto3" json:"deployment,omitempty"`
+	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"` // role/index
+	Launch        string                 `protobuf:"bytes,3,opt,name=launch,proto3" json:"launch,omitempty"`
+	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"` // why there is nothing more of this replica
+	Tiers         []*KVTier              `protobuf:"bytes,5,rep,name=tiers,proto3" json:"tiers,omitempty"` // fastest first
+	Blocks        []*KVBlock             `protobuf:"bytes,6,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Moved         *KVMoved               `protobuf:"bytes,7,opt,name=moved,proto3" json:"moved,omitempty"` // so far
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KVResponse) Reset() {
+	*x = KVResponse{}
+	mi := &file_v1_penstock_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KVResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KVResponse) ProtoMessage() {}
+
+func (x *KVResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KVResponse.ProtoReflect.Descriptor instead.
+func (*KVResponse) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *KVResponse) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
+	}
+	return ""
+}
+
+func (x *KVResponse) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *KVResponse) GetLaunch() string {
+	if x != nil {
+		return x.Launch
+	}
+	return ""
+}
+
+func (x *KVResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *KVResponse) GetTiers() []*KVTier {
+	if x != nil {
+		return x.Tiers
+	}
+	return nil
+}
+
+func (x *KVResponse) GetBlocks() []*KVBlock {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *KVResponse) GetMoved() *KVMoved {
+	if x != nil {
+		return x.Moved
+	}
+	return nil
+}
+
+// KVTier is what one store holds, and has done since the run began. What cannot be known is absent.
+type KVTier struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tier          string                 `protobuf:"bytes,1,opt,name=tier,proto3" json:"tier,omitempty"` // host, disk, object
+	Blocks        *uint64                `protobuf:"varint,2,opt,name=blocks,proto3,oneof" json:"blocks,omitempty"`
+	Bytes         *uint64                `protobuf:"varint,3,opt,name=bytes,proto3,oneof" json:"bytes,omitempty"`
+	Budget        *uint64                `protobuf:"varint,4,opt,name=budget,proto3,oneof" json:"budget,omitempty"` // bytes; absent = none
+	Hits          uint64                 `protobuf:"varint,5,opt,name=hits,proto3" json:"hits,omitempty"`
+	Misses        uint64                 `protobuf:"varint,6,opt,name=misses,proto3" json:"misses,omitempty"`
+	Puts          uint64                 `protobuf:"varint,7,opt,name=puts,proto3" json:"puts,omitempty"`
+	Drops         uint64                 `protobuf:"varint,8,opt,name=drops,proto3" json:"drops,omitempty"`
+	Evicted       uint64                 `protobuf:"varint,9,opt,name=evicted,proto3" json:"evicted,omitempty"`
+	Deleted       uint64                 `protobuf:"varint,10,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Corrupt       uint64                 `protobuf:"varint,11,opt,name=corrupt,proto3" json:"corrupt,omitempty"` // each was a miss
+	Errors        uint64                 `protobuf:"varint,12,opt,name=errors,proto3" json:"errors,omitempty"`
+	ReadBytes     uint64                 `protobuf:"varint,13,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WrittenBytes  uint64                 `protobuf:"varint,14,opt,name=written_bytes,json=writtenBytes,proto3" json:"written_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KVTier) Reset() {
+	*x = KVTier{}
+	mi := &file_v1_penstock_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KVTier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KVTier) ProtoMessage() {}
+
+func (x *KVTier) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KVTier.ProtoReflect.Descriptor instead.
+func (*KVTier) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *KVTier) GetTier() string {
+	if x != nil {
+		return x.Tier
+	}
+	return ""
+}
+
+func (x *KVTier) GetBlocks() uint64 {
+	if x != nil && x.Blocks != nil {
+		return *x.Blocks
+	}
+	return 0
+}
+
+func (x *KVTier) GetBytes() uint64 {
+	if x != nil && x.Bytes != nil {
+		return *x.Bytes
+	}
+	return 0
+}
+
+func (x *KVTier) GetBudget() uint64 {
+	if x != nil && x.Budget != nil {
+		return *x.Budget
+	}
+	return 0
+}
+
+func (x *KVTier) GetHits() uint64 {
+	if x != nil {
+		return x.Hits
+	}
+	return 0
+}
+
+func (x *KVTier) GetMisses() uint64 {
+	if x != nil {
+		return x.Misses
+	}
+	return 0
+}
+
+func (x *KVTier) GetPuts() uint64 {
+	if x != nil {
+		return x.Puts
+	}
+	return 0
+}
+
+func (x *KVTier) GetDrops() uint64 {
+	if x != nil {
+		return x.Drops
+	}
+	return 0
+}
+
+func (x *KVTier) GetEvicted() uint64 {
+	if x != nil {
+		return x.Evicted
+	}
+	return 0
+}
+
+func (x *KVTier) GetDeleted() uint64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *KVTier) GetCorrupt() uint64 {
+	if x != nil {
+		return x.Corrupt
+	}
+	return 0
+}
+
+func (x *KVTier) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *KVTier) GetReadBytes() uint64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *KVTier) GetWrittenBytes() uint64 {
+	if x != nil {
+		return x.WrittenBytes
+	}
+	return 0
+}
+
+// KVBlock is one stored block, without its bytes.
+type KVBlock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Space         []byte                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Part          uint32                 `protobuf:"varint,3,opt,name=part,proto3" json:"part,omitempty"`
+	Tier          string                 `protobuf:"bytes,4,opt,name=tier,proto3" json:"tier,omitempty"`
+	Size          uint64                 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`                        // bytes
+	StoredAt      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=stored_at,json=storedAt,proto3" json:"stored_at,omitempty"` // absent = unknown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KVBlock) Reset() {
+	*x = KVBlock{}
+	mi := &file_v1_penstock_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KVBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KVBlock) ProtoMessage() {}
+
+func (x *KVBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KVBlock.ProtoReflect.Descriptor instead.
+func (*KVBlock) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *KVBlock) GetSpace() []byte {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
+func (x *KVBlock) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *KVBlock) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *KVBlock) GetTier() string {
+	if x != nil {
+		return x.Tier
+	}
+	return ""
+}
+
+func (x *KVBlock) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *KVBlock) GetStoredAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StoredAt
+	}
+	return nil
+}
+
+type KVMoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blocks        uint64                 `protobuf:"varint,1,opt,name=blocks,proto3" json:"blocks,omitempty"` // written by a flush, brought up by warm
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	There         uint64                 `protobuf:"varint,3,opt,name=there,proto3" json:"there,omitempty"` // blocks that were there already
+	Failed        uint64                 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	Total         uint64                 `protobuf:"varint,5,opt,name=total,proto3" json:"total,omitempty"` // blocks to look at; 0 = unknown
+	Left          bool                   `protobuf:"varint,6,opt,name=left,proto3" json:"left,omitempty"`   // time was over, or room, before the end
+	Done          bool                   `protobuf:"varint,7,opt,name=done,proto3" json:"done,omitempty"`   // the last of its kind
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KVMoved) Reset() {
+	*x = KVMoved{}
+	mi := &file_v1_penstock_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KVMoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KVMoved) ProtoMessage() {}
+
+func (x *KVMoved) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KVMoved.ProtoReflect.Descriptor instead.
+func (*KVMoved) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *KVMoved) GetBlocks() uint64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
+}
+
+func (x *KVMoved) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *KVMoved) GetThere() uint64 {
+	if x != nil {
+		return x.There
+	}
+	return 0
+}
+
+func (x *KVMoved) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *KVMoved) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *KVMoved) GetLeft() bool {
+	if x != nil {
+		return x.Left
+	}
+	return false
+}
+
+func (x *KVMoved) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 var File_v1_penstock_proto protoreflect.FileDescriptor
 
 const file_v1_penstock_proto_rawDesc = "" +
@@ -6590,7 +7086,61 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x03pid\x18\x03 \x01(\x03R\x03pid\x12\x1a\n" +
 	"\bhostname\x18\x04 \x01(\tR\bhostname\x129\n" +
 	"\n" +
-	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt*\x90\x01\n" +
+	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xa2\x01\n" +
+	"\tKVRequest\x12\x1e\n" +
+	"\n" +
+	"deployment\x18\x01 \x01(\tR\n" +
+	"deployment\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\x12\x12\n" +
+	"\x04verb\x18\x03 \x01(\tR\x04verb\x121\n" +
+	"\x06within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06within\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\x04R\x05limit\"\xf9\x01\n" +
+	"\n" +
+	"KVResponse\x12\x1e\n" +
+	"\n" +
+	"deployment\x18\x01 \x01(\tR\n" +
+	"deployment\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\x12\x16\n" +
+	"\x06launch\x18\x03 \x01(\tR\x06launch\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12)\n" +
+	"\x05tiers\x18\x05 \x03(\v2\x13.penstock.v1.KVTierR\x05tiers\x12,\n" +
+	"\x06blocks\x18\x06 \x03(\v2\x14.penstock.v1.KVBlockR\x06blocks\x12*\n" +
+	"\x05moved\x18\a \x01(\v2\x14.penstock.v1.KVMovedR\x05moved\"\x91\x03\n" +
+	"\x06KVTier\x12\x12\n" +
+	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1b\n" +
+	"\x06blocks\x18\x02 \x01(\x04H\x00R\x06blocks\x88\x01\x01\x12\x19\n" +
+	"\x05bytes\x18\x03 \x01(\x04H\x01R\x05bytes\x88\x01\x01\x12\x1b\n" +
+	"\x06budget\x18\x04 \x01(\x04H\x02R\x06budget\x88\x01\x01\x12\x12\n" +
+	"\x04hits\x18\x05 \x01(\x04R\x04hits\x12\x16\n" +
+	"\x06misses\x18\x06 \x01(\x04R\x06misses\x12\x12\n" +
+	"\x04puts\x18\a \x01(\x04R\x04puts\x12\x14\n" +
+	"\x05drops\x18\b \x01(\x04R\x05drops\x12\x18\n" +
+	"\aevicted\x18\t \x01(\x04R\aevicted\x12\x18\n" +
+	"\adeleted\x18\n" +
+	" \x01(\x04R\adeleted\x12\x18\n" +
+	"\acorrupt\x18\v \x01(\x04R\acorrupt\x12\x16\n" +
+	"\x06errors\x18\f \x01(\x04R\x06errors\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\r \x01(\x04R\treadBytes\x12#\n" +
+	"\rwritten_bytes\x18\x0e \x01(\x04R\fwrittenBytesB\t\n" +
+	"\a_blocksB\b\n" +
+	"\x06_bytesB\t\n" +
+	"\a_budget\"\xa8\x01\n" +
+	"\aKVBlock\x12\x14\n" +
+	"\x05space\x18\x01 \x01(\fR\x05space\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\x12\x12\n" +
+	"\x04part\x18\x03 \x01(\rR\x04part\x12\x12\n" +
+	"\x04tier\x18\x04 \x01(\tR\x04tier\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x04R\x04size\x127\n" +
+	"\tstored_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bstoredAt\"\xa3\x01\n" +
+	"\aKVMoved\x12\x16\n" +
+	"\x06blocks\x18\x01 \x01(\x04R\x06blocks\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05there\x18\x03 \x01(\x04R\x05there\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12\x14\n" +
+	"\x05total\x18\x05 \x01(\x04R\x05total\x12\x12\n" +
+	"\x04left\x18\x06 \x01(\bR\x04left\x12\x12\n" +
+	"\x04done\x18\a \x01(\bR\x04done*\x90\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPHASE_JOINING\x10\x01\x12\x11\n" +
@@ -6606,7 +7156,8 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x0eGatewayService\x12@\n" +
 	"\x05Watch\x12\x19.penstock.v1.WatchRequest\x1a\x1a.penstock.v1.WatchResponse0\x01\x12A\n" +
 	"\x06Record\x12\x1a.penstock.v1.RecordRequest\x1a\x1b.penstock.v1.RecordResponse\x12>\n" +
-	"\x05Renew\x12\x19.penstock.v1.RenewRequest\x1a\x1a.penstock.v1.RenewResponse2\xcc\t\n" +
+	"\x05Renew\x12\x19.penstock.v1.RenewRequest\x1a\x1a.penstock.v1.RenewResponse2\x85\n" +
+	"\n" +
 	"\x0eControlService\x12>\n" +
 	"\x05Apply\x12\x19.penstock.v1.ApplyRequest\x1a\x1a.penstock.v1.ApplyResponse\x12;\n" +
 	"\x04Plan\x12\x18.penstock.v1.PlanRequest\x1a\x19.penstock.v1.PlanResponse\x12A\n" +
@@ -6623,7 +7174,8 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x06Events\x12\x1a.penstock.v1.EventsRequest\x1a\x1b.penstock.v1.EventsResponse0\x01\x128\n" +
 	"\x03Why\x12\x17.penstock.v1.WhyRequest\x1a\x18.penstock.v1.WhyResponse\x12D\n" +
 	"\aVersion\x12\x1b.penstock.v1.VersionRequest\x1a\x1c.penstock.v1.VersionResponse\x12S\n" +
-	"\fGatewayToken\x12 .penstock.v1.GatewayTokenRequest\x1a!.penstock.v1.GatewayTokenResponse\x12G\n" +
+	"\fGatewayToken\x12 .penstock.v1.GatewayTokenRequest\x1a!.penstock.v1.GatewayTokenResponse\x127\n" +
+	"\x02KV\x12\x16.penstock.v1.KVRequest\x1a\x17.penstock.v1.KVResponse0\x01\x12G\n" +
 	"\bShutdown\x12\x1c.penstock.v1.ShutdownRequest\x1a\x1d.penstock.v1.ShutdownResponse2R\n" +
 	"\rEnrollService\x12A\n" +
 	"\x06Enroll\x12\x1a.penstock.v1.EnrollRequest\x1a\x1b.penstock.v1.EnrollResponseB5Z3github.com/penstock/penstock/scheduler/api/v1;apiv1b\x06proto3"
@@ -6641,7 +7193,7 @@ func file_v1_penstock_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_penstock_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
 var file_v1_penstock_proto_goTypes = []any{
 	(Phase)(0),                     // 0: penstock.v1.Phase
 	(BlockEvent_Kind)(0),           // 1: penstock.v1.BlockEvent.Kind
@@ -6722,14 +7274,19 @@ var file_v1_penstock_proto_goTypes = []any{
 	(*WhyResponse)(nil),            // 76: penstock.v1.WhyResponse
 	(*VersionRequest)(nil),         // 77: penstock.v1.VersionRequest
 	(*VersionResponse)(nil),        // 78: penstock.v1.VersionResponse
-	nil,                            // 79: penstock.v1.Attempt.PartsMsEntry
-	nil,                            // 80: penstock.v1.ScaleRequest.RolesEntry
-	(*durationpb.Duration)(nil),    // 81: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 82: google.protobuf.Timestamp
+	(*KVRequest)(nil),              // 79: penstock.v1.KVRequest
+	(*KVResponse)(nil),             // 80: penstock.v1.KVResponse
+	(*KVTier)(nil),                 // 81: penstock.v1.KVTier
+	(*KVBlock)(nil),                // 82: penstock.v1.KVBlock
+	(*KVMoved)(nil),                // 83: penstock.v1.KVMoved
+	nil,                            // 84: penstock.v1.Attempt.PartsMsEntry
+	nil,                            // 85: penstock.v1.ScaleRequest.RolesEntry
+	(*durationpb.Duration)(nil),    // 86: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 87: google.protobuf.Timestamp
 }
 var file_v1_penstock_proto_depIdxs = []int32{
-	81,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
-	82,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
+	86,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
+	87,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
 	13,  // 2: penstock.v1.ReportRequest.full:type_name -> penstock.v1.RunState
 	13,  // 3: penstock.v1.ReportRequest.delta:type_name -> penstock.v1.RunState
 	24,  // 4: penstock.v1.ReportRequest.blocks:type_name -> penstock.v1.BlockEvent
@@ -6738,25 +7295,25 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	10,  // 7: penstock.v1.ReportResponse.command:type_name -> penstock.v1.Command
 	11,  // 8: penstock.v1.Command.drain:type_name -> penstock.v1.Drain
 	12,  // 9: penstock.v1.Command.stop:type_name -> penstock.v1.Stop
-	81,  // 10: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
+	86,  // 10: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
 	14,  // 11: penstock.v1.RunState.identity:type_name -> penstock.v1.Identity
 	15,  // 12: penstock.v1.RunState.health:type_name -> penstock.v1.Health
 	17,  // 13: penstock.v1.RunState.load:type_name -> penstock.v1.EngineLoad
 	19,  // 14: penstock.v1.RunState.gpus:type_name -> penstock.v1.GPUs
 	18,  // 15: penstock.v1.RunState.kv:type_name -> penstock.v1.KVState
 	22,  // 16: penstock.v1.RunState.ports:type_name -> penstock.v1.Ports
-	82,  // 17: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
-	82,  // 18: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
+	87,  // 17: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
+	87,  // 18: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
 	0,   // 19: penstock.v1.Health.phase:type_name -> penstock.v1.Phase
 	16,  // 20: penstock.v1.Health.loading:type_name -> penstock.v1.Progress
-	82,  // 21: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
-	82,  // 22: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
-	81,  // 23: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	82,  // 24: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
-	82,  // 25: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
-	82,  // 26: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
+	87,  // 21: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
+	87,  // 22: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
+	86,  // 23: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	87,  // 24: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
+	87,  // 25: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
+	87,  // 26: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
 	20,  // 27: penstock.v1.GPUs.gpus:type_name -> penstock.v1.GPU
-	82,  // 28: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
+	87,  // 28: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
 	21,  // 29: penstock.v1.GPU.foreign:type_name -> penstock.v1.GPUProcess
 	23,  // 30: penstock.v1.Ports.ports:type_name -> penstock.v1.Port
 	1,   // 31: penstock.v1.BlockEvent.kind:type_name -> penstock.v1.BlockEvent.Kind
@@ -6765,112 +7322,119 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	29,  // 34: penstock.v1.WatchResponse.keys:type_name -> penstock.v1.Key
 	17,  // 35: penstock.v1.Replica.load:type_name -> penstock.v1.EngineLoad
 	18,  // 36: penstock.v1.Replica.kv:type_name -> penstock.v1.KVState
-	82,  // 37: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
-	81,  // 38: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
-	82,  // 39: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
-	82,  // 40: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
-	82,  // 41: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
-	82,  // 42: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
+	87,  // 37: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
+	86,  // 38: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
+	87,  // 39: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
+	87,  // 40: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
+	87,  // 41: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	87,  // 42: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
 	32,  // 43: penstock.v1.RecordRequest.records:type_name -> penstock.v1.RequestRecord
-	82,  // 44: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
+	87,  // 44: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
 	33,  // 45: penstock.v1.RequestRecord.attempts:type_name -> penstock.v1.Attempt
-	81,  // 46: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
-	81,  // 47: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
-	79,  // 48: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
+	86,  // 46: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
+	86,  // 47: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
+	84,  // 48: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
 	34,  // 49: penstock.v1.Attempt.runners_up:type_name -> penstock.v1.RunnerUp
-	81,  // 50: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
+	86,  // 50: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
 	45,  // 51: penstock.v1.ApplyResponse.actions:type_name -> penstock.v1.Action
 	45,  // 52: penstock.v1.PlanResponse.actions:type_name -> penstock.v1.Action
-	82,  // 53: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	87,  // 53: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
 	49,  // 54: penstock.v1.StatusResponse.deployments:type_name -> penstock.v1.DeploymentStatus
 	48,  // 55: penstock.v1.StatusResponse.gateways:type_name -> penstock.v1.GatewayStatus
-	82,  // 56: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
+	87,  // 56: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
 	50,  // 57: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
 	51,  // 58: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
-	81,  // 59: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
-	82,  // 60: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
-	82,  // 61: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
-	82,  // 62: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
+	86,  // 59: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
+	87,  // 60: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
+	87,  // 61: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
+	87,  // 62: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
 	16,  // 63: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
 	17,  // 64: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
 	18,  // 65: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
-	82,  // 66: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
+	87,  // 66: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
 	23,  // 67: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
 	52,  // 68: penstock.v1.ReplicaStatus.handover:type_name -> penstock.v1.Handover
-	82,  // 69: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
-	82,  // 70: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
-	81,  // 71: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
-	81,  // 72: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
-	81,  // 73: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
-	82,  // 74: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
-	81,  // 75: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
+	87,  // 69: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
+	87,  // 70: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
+	86,  // 71: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
+	86,  // 72: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
+	86,  // 73: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
+	87,  // 74: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
+	86,  // 75: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
 	55,  // 76: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
 	20,  // 77: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
-	82,  // 78: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
-	82,  // 79: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
-	80,  // 80: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
+	87,  // 78: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
+	87,  // 79: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
+	85,  // 80: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
 	45,  // 81: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
-	81,  // 82: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
-	81,  // 83: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
+	86,  // 82: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
+	86,  // 83: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
 	29,  // 84: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
 	29,  // 85: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
 	74,  // 86: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
-	82,  // 87: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
+	87,  // 87: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
 	32,  // 88: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
-	82,  // 89: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	2,   // 90: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
-	4,   // 91: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
-	6,   // 92: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
-	25,  // 93: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
-	30,  // 94: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
-	4,   // 95: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
-	41,  // 96: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
-	43,  // 97: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
-	46,  // 98: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
-	53,  // 99: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
-	56,  // 100: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
-	58,  // 101: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
-	60,  // 102: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
-	62,  // 103: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
-	64,  // 104: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
-	66,  // 105: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
-	68,  // 106: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
-	70,  // 107: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
-	72,  // 108: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
-	75,  // 109: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
-	77,  // 110: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
-	37,  // 111: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
-	39,  // 112: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
-	35,  // 113: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
-	3,   // 114: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
-	5,   // 115: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
-	7,   // 116: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
-	26,  // 117: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
-	31,  // 118: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
-	5,   // 119: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
-	42,  // 120: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
-	44,  // 121: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
-	47,  // 122: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
-	54,  // 123: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
-	57,  // 124: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
-	59,  // 125: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
-	61,  // 126: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
-	63,  // 127: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
-	65,  // 128: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
-	67,  // 129: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
-	69,  // 130: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
-	71,  // 131: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
-	73,  // 132: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
-	76,  // 133: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
-	78,  // 134: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
-	38,  // 135: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
-	40,  // 136: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
-	36,  // 137: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
-	114, // [114:138] is the sub-list for method output_type
-	90,  // [90:114] is the sub-list for method input_type
-	90,  // [90:90] is the sub-list for extension type_name
-	90,  // [90:90] is the sub-list for extension extendee
-	0,   // [0:90] is the sub-list for field type_name
+	87,  // 89: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	86,  // 90: penstock.v1.KVRequest.within:type_name -> google.protobuf.Duration
+	81,  // 91: penstock.v1.KVResponse.tiers:type_name -> penstock.v1.KVTier
+	82,  // 92: penstock.v1.KVResponse.blocks:type_name -> penstock.v1.KVBlock
+	83,  // 93: penstock.v1.KVResponse.moved:type_name -> penstock.v1.KVMoved
+	87,  // 94: penstock.v1.KVBlock.stored_at:type_name -> google.protobuf.Timestamp
+	2,   // 95: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
+	4,   // 96: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
+	6,   // 97: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
+	25,  // 98: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
+	30,  // 99: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
+	4,   // 100: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
+	41,  // 101: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
+	43,  // 102: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
+	46,  // 103: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
+	53,  // 104: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
+	56,  // 105: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
+	58,  // 106: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
+	60,  // 107: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
+	62,  // 108: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
+	64,  // 109: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
+	66,  // 110: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
+	68,  // 111: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
+	70,  // 112: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
+	72,  // 113: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
+	75,  // 114: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
+	77,  // 115: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
+	37,  // 116: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
+	79,  // 117: penstock.v1.ControlService.KV:input_type -> penstock.v1.KVRequest
+	39,  // 118: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
+	35,  // 119: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
+	3,   // 120: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
+	5,   // 121: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
+	7,   // 122: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
+	26,  // 123: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
+	31,  // 124: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
+	5,   // 125: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
+	42,  // 126: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
+	44,  // 127: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
+	47,  // 128: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
+	54,  // 129: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
+	57,  // 130: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
+	59,  // 131: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
+	61,  // 132: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
+	63,  // 133: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
+	65,  // 134: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
+	67,  // 135: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
+	69,  // 136: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
+	71,  // 137: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
+	73,  // 138: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
+	76,  // 139: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
+	78,  // 140: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
+	38,  // 141: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
+	80,  // 142: penstock.v1.ControlService.KV:output_type -> penstock.v1.KVResponse
+	40,  // 143: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
+	36,  // 144: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
+	120, // [120:145] is the sub-list for method output_type
+	95,  // [95:120] is the sub-list for method input_type
+	95,  // [95:95] is the sub-list for extension type_name
+	95,  // [95:95] is the sub-list for extension extendee
+	0,   // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_v1_penstock_proto_init() }
@@ -6894,13 +7458,14 @@ func file_v1_penstock_proto_init() {
 	file_v1_penstock_proto_msgTypes[15].OneofWrappers = []any{}
 	file_v1_penstock_proto_msgTypes[16].OneofWrappers = []any{}
 	file_v1_penstock_proto_msgTypes[18].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[79].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_penstock_proto_rawDesc), len(file_v1_penstock_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   79,
+			NumMessages:   84,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
