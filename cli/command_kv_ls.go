@@ -77,7 +77,7 @@ func runKVList(ctx context.Context, inv *invocation, o kvListOptions) error {
 			failed.note(part)
 			for _, b := range part.Blocks {
 				n++
-				at := [3]string{part.Deployment, part.Replica, b.Tier}
+				at := [3]string{part.Deployment, rankText(part.Replica, part.NodeRank), b.Tier}
 				perTier[at]++
 				more = more || perTier[at] == o.limit
 				if err := take(blockRow(part, b)); err != nil {
@@ -115,7 +115,7 @@ func listPlace(ctx context.Context, s openPlace, limit uint64, take func(kvBlock
 }
 
 func blockRow(part *apiv1.KVResponse, b *apiv1.KVBlock) kvBlockRow {
-	r := kvBlockRow{where: part.Deployment, replica: part.Replica, tier: b.Tier, size: b.Size}
+	r := kvBlockRow{where: part.Deployment, replica: rankText(part.Replica, part.NodeRank), tier: b.Tier, size: b.Size}
 	copy(r.key.Space[:], b.Space)
 	copy(r.key.Name[:], b.Name)
 	r.key.Part = uint16(b.Part)

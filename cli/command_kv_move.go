@@ -65,7 +65,7 @@ func runKVMove(ctx context.Context, inv *invocation, o kvMoveOptions) error {
 	err := inv.askKV(ctx, q, func(part *apiv1.KVResponse) error {
 		failed.note(part)
 		if part.Moved != nil {
-			now[replicaName{part.Deployment, part.Replica}] = part.Moved
+			now[replicaName{part.Deployment, rankText(part.Replica, part.NodeRank)}] = part.Moved
 			progress.total = 0
 			var done int64
 			for _, m := range now {

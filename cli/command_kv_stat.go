@@ -83,7 +83,7 @@ func runKVStat(ctx context.Context, inv *invocation, o kvTarget) error {
 		err = inv.askKV(ctx, &apiv1.KVRequest{Deployment: o.deployment, Replica: o.replica, Verb: "stat"}, func(part *apiv1.KVResponse) error {
 			failed.note(part)
 			for _, t := range part.Tiers {
-				rows = append(rows, kvTierRow{part.Deployment, part.Replica, t})
+				rows = append(rows, kvTierRow{part.Deployment, rankText(part.Replica, part.NodeRank), t})
 			}
 			return nil
 		})
@@ -162,7 +162,7 @@ func (f *kvFailures) note(part *apiv1.KVResponse) {
 func (f kvFailures) documents() []any {
 	out := []any{}
 	for _, p := range f {
-		out = append(out, map[string]any{"deployment": p.Deployment, "replica": p.Replica, "launch": p.Launch, "error": p.Error})
+		out = append(out, map[string]any{"deployment": p.Deployment, "replica": rankText(p.Replica, p.NodeRank), "launch": p.Launch, "error": p.Error})
 	}
 	return out
 }
@@ -173,7 +173,7 @@ func (f kvFailures) result(inv *invocation, err error, some bool) error {
 		return err
 	}
 	for _, p := range f {
-		inv.say("%s %s: %s", p.Deployment, p.Replica, printable(p.Error))
+		inv.say("%s %s: %s", p.Deployment, rankText(p.Replica, p.NodeRank), printable(p.Error))
 	}
 	switch {
 	case some:

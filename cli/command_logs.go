@@ -60,7 +60,7 @@ func runLogs(ctx context.Context, inv *invocation, control apiv1.ControlServiceC
 		} else if o.replica != "" && l.NodeRank == 0 {
 			_, err = fmt.Fprintln(inv.Out, l.Line)
 		} else {
-			_, err = fmt.Fprintf(inv.Out, "%s | %s\n", rankText(l), l.Line)
+			_, err = fmt.Fprintf(inv.Out, "%s | %s\n", rankText(l.Replica, l.NodeRank), l.Line)
 		}
 		if err != nil {
 			return err
@@ -70,11 +70,11 @@ func runLogs(ctx context.Context, inv *invocation, control apiv1.ControlServiceC
 }
 
 // rankText is a replica's name and, of one on several nodes, which node: mixed/0, mixed/0.1.
-func rankText(l *apiv1.LogsResponse) string {
-	if l.NodeRank == 0 {
-		return l.Replica
+func rankText(replica string, rank uint32) string {
+	if rank == 0 {
+		return replica
 	}
-	return fmt.Sprintf("%s.%d", l.Replica, l.NodeRank)
+	return fmt.Sprintf("%s.%d", replica, rank)
 }
 
 // followEnd: ctrl-c is how a follower ends, and no failure.

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -83,26 +82,28 @@ func (s *Server) kvLaunches(q *apiv1.KVRequest) (out []cluster.Launch, err error
 	return out, nil
 }
 
-// askKV asks one replica's agent, of its first rank, and says why where it cannot.
+// askKV asks one replica's agents, each of which has tiers of its own, and says why where it cannot.
 func (s *Server) askKV(ctx context.Context, l cluster.Launch, seen fleet.Snapshot, q *apiv1.KVRequest, send func(*apiv1.KVResponse) error) {
-	from := func(part *apiv1.KVResponse) error {
-		part.Deployment, part.Replica, part.Launch = l.Deployment, fmt.Sprintf("%s/%d", l.Role, l.Index), string(l.ID)
-		return send(part)
+	from := func(rank int) func(part *apiv1.KVResponse) error {
+		return func(part *apiv1.KVResponse) error {
+			part.Deployment, part.Replica, part.Launch = l.Deployment, fmt.Sprintf("%s/%d", l.Role, l.Index), string(l.ID)
+			part.NodeRank = uint32(rank)
+			return send(part)
+		}
 	}
-	t, err := target(l, seen)
-	if err == nil {
-		err = s.o.KV.KV(ctx, t, q, from)
+	r, known := seen.Replicas[l.ID]
+	if l.Run == "" || !known || len(r.Ranks) == 0 {
+		_ = from(0)(&apiv1.KVResponse{Error: "it does not run yet, or nothing has been heard of it"})
+		return
 	}
-	if err != nil && ctx.Err() == nil {
-		_ = from(&apiv1.KVResponse{Error: err.Error()})
+	var asked sync.WaitGroup
+	for rank, agent := range r.Ranks {
+		asked.Go(func() {
+			t := upstream.Target{Launch: string(l.ID), Run: l.Run, Epoch: l.Epoch, Address: agent.State.GetIdentity().GetAddress()}
+			if err := s.o.KV.KV(ctx, t, q, from(rank)); err != nil && ctx.Err() == nil {
+				_ = from(rank)(&apiv1.KVResponse{Error: err.Error()})
+			}
+		})
 	}
-}
-
-// target is the run that a launch has now.
-func target(l cluster.Launch, seen fleet.Snapshot) (upstream.Target, error) {
-	r, ok := seen.Replicas[l.ID]
-	if l.Run == "" || !ok || r.Ranks[0].State.GetIdentity().GetAddress() == "" {
-		return upstream.Target{}, errors.New("it does not run yet, or nothing has been heard of it")
-	}
-	return upstream.Target{Launch: string(l.ID), Run: l.Run, Epoch: l.Epoch, Address: r.Ranks[0].State.Identity.Address}, nil
+	asked.Wait()
 }

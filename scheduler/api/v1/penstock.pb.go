@@ -6109,7 +6109,8 @@ type KVResponse struct {
 	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"` // why there is nothing more of this replica
 	Tiers         []*KVTier              `protobuf:"bytes,5,rep,name=tiers,proto3" json:"tiers,omitempty"` // fastest first
 	Blocks        []*KVBlock             `protobuf:"bytes,6,rep,name=blocks,proto3" json:"blocks,omitempty"`
-	Moved         *KVMoved               `protobuf:"bytes,7,opt,name=moved,proto3" json:"moved,omitempty"` // so far
+	Moved         *KVMoved               `protobuf:"bytes,7,opt,name=moved,proto3" json:"moved,omitempty"`                        // so far
+	NodeRank      uint32                 `protobuf:"varint,8,opt,name=node_rank,json=nodeRank,proto3" json:"node_rank,omitempty"` // each node of a replica has tiers of its own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6191,6 +6192,13 @@ func (x *KVResponse) GetMoved() *KVMoved {
 		return x.Moved
 	}
 	return nil
+}
+
+func (x *KVResponse) GetNodeRank() uint32 {
+	if x != nil {
+		return x.NodeRank
+	}
+	return 0
 }
 
 // KVTier is what one store holds, and has done since the run began. What cannot be known is absent.
@@ -7094,7 +7102,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12\x12\n" +
 	"\x04verb\x18\x03 \x01(\tR\x04verb\x121\n" +
 	"\x06within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06within\x12\x14\n" +
-	"\x05limit\x18\x05 \x01(\x04R\x05limit\"\xf9\x01\n" +
+	"\x05limit\x18\x05 \x01(\x04R\x05limit\"\x96\x02\n" +
 	"\n" +
 	"KVResponse\x12\x1e\n" +
 	"\n" +
@@ -7105,7 +7113,8 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12)\n" +
 	"\x05tiers\x18\x05 \x03(\v2\x13.penstock.v1.KVTierR\x05tiers\x12,\n" +
 	"\x06blocks\x18\x06 \x03(\v2\x14.penstock.v1.KVBlockR\x06blocks\x12*\n" +
-	"\x05moved\x18\a \x01(\v2\x14.penstock.v1.KVMovedR\x05moved\"\x91\x03\n" +
+	"\x05moved\x18\a \x01(\v2\x14.penstock.v1.KVMovedR\x05moved\x12\x1b\n" +
+	"\tnode_rank\x18\b \x01(\rR\bnodeRank\"\x91\x03\n" +
 	"\x06KVTier\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1b\n" +
 	"\x06blocks\x18\x02 \x01(\x04H\x00R\x06blocks\x88\x01\x01\x12\x19\n" +
