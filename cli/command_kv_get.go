@@ -80,6 +80,9 @@ func runKVGet(ctx context.Context, inv *invocation, o kvGetOptions) error {
 	if o.out == "-" && inv.OutTTY {
 		return usageError("KV blocks are not printed on a terminal: --out FILE, or a pipe")
 	}
+	if o.out == "-" && inv.json() {
+		return usageError("--json prints a document where --out - prints the block: name a file")
+	}
 	return o.place.with(ctx, inv, kvBounds{}, func(open []openPlace) error {
 		from, key, err := findBlock(ctx, open, o.want)
 		if err != nil {
@@ -95,7 +98,10 @@ func runKVGet(ctx context.Context, inv *invocation, o kvGetOptions) error {
 		if err := inv.writeBlock(o.out, b); err != nil {
 			return err
 		}
-		if o.out != "-" {
+		switch {
+		case inv.json():
+			return inv.printJSON("kv_get", map[string]any{"key": keyText(key), "bytes": b.Len(), "crc32c": b.Sum(), "file": inv.path(o.out)})
+		case o.out != "-":
 			inv.say("%s of block %s are in %s", bytesText(uint64(b.Len())), key, o.out)
 		}
 		return nil

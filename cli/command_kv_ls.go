@@ -90,13 +90,13 @@ func runKVList(ctx context.Context, inv *invocation, o kvListOptions) error {
 	if err != nil {
 		return err
 	}
-	if !inv.json() {
-		err = inv.printBlocks(rows)
-		if more {
-			inv.say("perhaps not all: --limit 0 lists all of each tier")
-		}
+	if err := failed.check(inv, n > 0 || o.place.named() || len(failed) == 0); err != nil || inv.json() {
+		return err
 	}
-	return failed.result(inv, err, n > 0 || o.place.named() || len(failed) == 0)
+	if more {
+		inv.say("perhaps not all: --limit 0 lists all of each tier")
+	}
+	return inv.printBlocks(rows)
 }
 
 func listPlace(ctx context.Context, s openPlace, limit uint64, take func(kvBlockRow) error) (n int, all bool, err error) {

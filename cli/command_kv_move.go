@@ -80,18 +80,10 @@ func runKVMove(ctx context.Context, inv *invocation, o kvMoveOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := inv.printMoved(o.verb, now, failed); err != nil {
+	if err := failed.check(inv, len(now) > 0); err != nil {
 		return err
 	}
-	if err := failed.result(inv, nil, len(now) > 0); err != nil {
-		return err
-	}
-	for _, m := range now {
-		if m.Failed > 0 && m.Blocks == 0 && m.There == 0 {
-			return fail(ExitError, "", "no block could be moved")
-		}
-	}
-	return nil
+	return inv.printMoved(o.verb, now, failed)
 }
 
 func (inv *invocation) printMoved(verb string, all map[replicaName]*apiv1.KVMoved, failed kvFailures) error {
@@ -113,9 +105,6 @@ func (inv *invocation) printMoved(verb string, all map[replicaName]*apiv1.KVMove
 	}
 	if inv.json() {
 		return inv.printJSON("kv_"+verb, map[string]any{"replicas": docs, "failed": failed.documents()})
-	}
-	if len(cells) == 0 {
-		return nil
 	}
 	return inv.table([]string{"DEPLOYMENT", "REPLICA", "MOVED", "BYTES", "THERE BEFORE", "FAILED", "DONE"}, cells)
 }

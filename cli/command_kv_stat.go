@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -91,13 +92,14 @@ func runKVStat(ctx context.Context, inv *invocation, o kvTarget) error {
 	if err != nil {
 		return err
 	}
+	if err := failed.check(inv, len(rows) > 0); err != nil {
+		return err
+	}
 	sortRows(rows)
 	if inv.json() {
-		err = inv.printJSON("kv_stat", map[string]any{"tiers": tierDocuments(rows), "failed": failed.documents()})
-	} else {
-		err = inv.printTiers(rows)
+		return inv.printJSON("kv_stat", map[string]any{"tiers": tierDocuments(rows), "failed": failed.documents()})
 	}
-	return failed.result(inv, err, len(rows) > 0)
+	return inv.printTiers(rows)
 }
 
 // placeRow is what a folder or a bucket holds now. It has served nobody, so that its counters say nothing.
@@ -167,19 +169,20 @@ func (f kvFailures) documents() []any {
 	return out
 }
 
-// result says which replicas did not answer. That is a failure where none did.
-func (f kvFailures) result(inv *invocation, err error, some bool) error {
-	if err != nil {
-		return err
-	}
+// check says which replicas did not answer. That is an error where none did.
+func (f kvFailures) check(inv *invocation, some bool) error {
+	var all []string
 	for _, p := range f {
-		inv.say("%s %s: %s", p.Deployment, rankText(p.Replica, p.NodeRank), printable(p.Error))
+		all = append(all, fmt.Sprintf("%s %s: %s", p.Deployment, rankText(p.Replica, p.NodeRank), printable(p.Error)))
 	}
 	switch {
 	case some:
+		for _, text := range all {
+			inv.say("%s", text)
+		}
 		return nil
 	case len(f) > 0:
-		return fail(ExitError, "", "no replica answered")
+		return fail(ExitError, "", "no replica answered: %s", strings.Join(all, "; "))
 	}
 	return fail(ExitNotFound, "penstock status lists what runs; --disk DIR and --object URL look at what lies there", "no replica runs that could be asked")
 }

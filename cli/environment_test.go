@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -171,6 +172,10 @@ func TestJSON(t *testing.T) {
 		"schema": {"schema", "schema"}, "config view": {"config", "config view"}, "completion": {"completion", "completion bash"},
 		"doctor":  {"doctor", "doctor"}, // 1 where something is in the way
 		"version": {"version", "version"}, "kv replay": {"kv_replay", "kv replay --trace trace.jsonl --blocks 30"},
+		"kv stat": {"kv_stat", "kv stat demo"}, "kv ls": {"kv_block", "kv ls --disk kv --limit 1"}, "kv flush": {"kv_flush", "kv flush demo"},
+		"kv warm": {"kv_warm", "kv warm demo"}, "kv verify": {"kv_verify", "kv verify --disk kv"}, "kv gc": {"kv_gc", "kv gc --disk kv --budget 1GiB"},
+		"kv get":   {"kv_get", "kv get " + kvKey(1, 3).String() + " --disk kv --out block"},
+		"kv bench": {"kv_bench", "kv bench --disk kv --size 4KiB --total 8KiB"},
 	}
 	servers := []string{"serve", "gateway", "agent", "engine sim", "local-job"} // they print nothing but logs, and errors
 	for path := range everyCommand(newApp(testIO(nil))) {
@@ -181,6 +186,9 @@ func TestJSON(t *testing.T) {
 		tt := newTerminal(t, f)
 		tt.write(t, "f.yaml", demoFile)
 		tt.write(t, "trace.jsonl", chatTrace())
+		if strings.HasPrefix(path, "kv ") {
+			kvFolder(t, filepath.Join(tt.Dir, "kv"))
+		}
 		if ok {
 			code, out, _ := tt.run(append(strings.Fields(c.line), "--json")...)
 			document(t, path, out, "penstock."+c.schema+"/v1")

@@ -319,6 +319,9 @@ func everythingWorks() *fakeControl {
 			return &apiv1.PlanResponse{Deployment: "demo"}, nil
 		},
 		status: statusOf(ready), nodes: fixedNodes(), logs: []*apiv1.LogsResponse{{Replica: "mixed/0", Line: "x"}}, events: fixedEvents()[:1],
+		kv: func(*apiv1.KVRequest) ([]*apiv1.KVResponse, error) {
+			return []*apiv1.KVResponse{{Tiers: []*apiv1.KVTier{{Tier: "host"}}, Moved: &apiv1.KVMoved{Done: true}}}, nil
+		},
 		scale: func(q *apiv1.ScaleRequest) (*apiv1.ScaleResponse, error) {
 			return &apiv1.ScaleResponse{Deployment: q.Deployment}, nil
 		},
