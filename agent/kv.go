@@ -72,35 +72,44 @@ func (r *run) weights() string {
 	return fp
 }
 
-// openSlots puts the KV tiers behind an engine that has just started. If the weights have changed since it was launched,
-// nobody knows which ones it has loaded.
+// openSlots deals the slots of an engine that has just started out to tenants, with the KV tiers behind them where there are
+// some. If the weights have changed since it was launched, nobody knows which ones it has loaded, and the tiers are not used.
 func (r *run) openSlots(ctx context.Context, e *engineRun) *slots.Slots {
-	if r.kv == nil || e.weights == "" || spec.KVDoor(r.adm.deployment) != spec.SlotDoor {
-		return nil
-	}
-	if r.weights() != e.weights {
-		r.log.Warn().Msg("the weights changed while the engine loaded them: KV tiers are not used until its next start")
-		return nil
-	}
 	d := r.adm.deployment
-	layout := kvstore.Layout{
-		Weights: e.weights, Engine: llamacpp.Format + " " + d.Engine.Version + " " + spec.KVIdentity(d, r.adm.role),
-		DType: "as in the block", Attention: "rows", BlockTokens: spec.KVBlock(d), Ranks: 1,
+	if r.traits.Disaggregation != spec.SlotFiles {
+		return nil
 	}
-	s, err := slots.Open(ctx, slots.Options{
-		Engine: e.reader.Transport(), Authorize: e.reader.Authorize, Dir: r.dir, Store: r.kv.Store(), Alloc: r.kv.Alloc(),
-		Space: func(tenant string) kvstore.Space {
-			space := kvstore.NewSpace(layout, tenant)
-			r.kv.Describe(space, layout, tenant)
-			return space
-		},
-		BlockTokens: layout.BlockTokens, Metrics: r.agent.metrics.slots, Log: r.log,
-	})
+	o := slots.Options{
+		Engine: e.reader.Transport(), Authorize: e.reader.Authorize, Dir: r.dir, BlockTokens: spec.KVBlock(d),
+		Metrics: r.agent.metrics.slots, Log: r.log,
+	}
+	switch {
+	case r.kv == nil || e.weights == "":
+	case r.weights() != e.weights:
+		r.log.Warn().Msg("the weights changed while the engine loaded them: KV tiers are not used until its next start")
+	default:
+		o.Store, o.Alloc, o.Space = r.kv.Store(), r.kv.Alloc(), r.slotSpaces(e.weights)
+	}
+	s, err := slots.Open(ctx, o)
 	if err != nil {
-		r.log.Warn().Err(err).Msg("KV tiers are not used")
+		r.log.Warn().Err(err).Msg("slots are left to the engine: KV tiers are not used, and tenants share its cache")
 		return nil
 	}
 	return s
+}
+
+// slotSpaces is where the blocks of each tenant's slots are.
+func (r *run) slotSpaces(weights string) func(tenant string) kvstore.Space {
+	d := r.adm.deployment
+	layout := kvstore.Layout{
+		Weights: weights, Engine: llamacpp.Format + " " + d.Engine.Version + " " + spec.KVIdentity(d, r.adm.role),
+		DType: "as in the block", Attention: "rows", BlockTokens: spec.KVBlock(d), Ranks: 1,
+	}
+	return func(tenant string) kvstore.Space {
+		space := kvstore.NewSpace(layout, tenant)
+		r.kv.Describe(space, layout, tenant)
+		return space
+	}
 }
 
 // settleKV lets the saves of an engine's slots end while it lives, and where the run ends writes down what the tiers hold.

@@ -75,8 +75,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Content  string
 		Filename string
 		Messages []struct{ Content string }
-		IDSlot   int   `json:"id_slot"`
-		Cache    *bool `json:"cache_prompt"`
+		IDSlot   int             `json:"id_slot"`
+		LoRA     json.RawMessage `json:"lora"`
+		Cache    *bool           `json:"cache_prompt"`
 	}
 	_ = json.Unmarshal(body, &in)
 	action := r.URL.Query().Get("action")
@@ -103,6 +104,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			*s.slots[in.IDSlot] = fakeSlot{}
 		}
 		answer(s.complete(in.IDSlot, tokens(text)))
+		if len(in.LoRA) > 0 {
+			for i := range s.slots[in.IDSlot].kv {
+				s.slots[in.IDSlot].kv[i]++ // other weights have made it
+			}
+		}
 	case strings.HasPrefix(path, "/slots/"):
 		id, _ := strconv.Atoi(strings.TrimPrefix(path, "/slots/"))
 		answer(s.act(s.slots[id], action, filepath.Join(s.dir, in.Filename)))

@@ -98,6 +98,9 @@ func (s *Slots) erase(ctx context.Context, c *slot) error {
 	return nil
 }
 
+// errOwnKV: the request's KV is not that of its tokens and the weights alone.
+var errOwnKV = errors.New("the request changes what its KV means")
+
 // errNotText: the prompt is more than its token ids.
 var errNotText = errors.New("the prompt is not one text")
 
@@ -107,8 +110,9 @@ type request struct {
 	Messages []struct {
 		Content json.RawMessage `json:"content"`
 	} `json:"messages"`
-	N    int             `json:"n"`
-	LoRA json.RawMessage `json:"lora"`
+	N           int             `json:"n"`
+	Completions int             `json:"n_cmpl"`
+	LoRA        json.RawMessage `json:"lora"`
 	// Reuse has the server move KV to other positions, which is not what a block's name says.
 	Reuse json.RawMessage `json:"n_cache_reuse"`
 }
@@ -119,8 +123,11 @@ func (s *Slots) promptIDs(ctx context.Context, path string, body []byte) ([]uint
 	if err := json.Unmarshal(body, &r); err != nil {
 		return nil, err
 	}
-	if r.N > 1 || len(r.LoRA) > 0 || len(r.Reuse) > 0 {
+	if r.N > 1 || r.Completions > 1 {
 		return nil, errNotText
+	}
+	if len(r.LoRA) > 0 || len(r.Reuse) > 0 {
+		return nil, errOwnKV
 	}
 	switch path {
 	case "/v1/chat/completions":

@@ -11,6 +11,9 @@
 // the slot holds nothing of another tenant's. What is restored is checked:
 // by the store (bytes), by the blocks (shape), by their names (tokens), and by the server's count of restored tokens.
 //
+// A request whose KV means something else than its tokens (LoRA adapters of its own) has a slot to itself, which is neither
+// restored nor saved. Without a store, slots are dealt out and erased all the same, so that tenants stay apart.
+//
 // It does not know gateways, tiers, or how the server is started; it wants -kvu, --no-cache-idle-slots and flash attention.
 package slots
 
@@ -38,8 +41,8 @@ type Options struct {
 	// Engine reaches the server, whatever the URL's host; Authorize adds its key to a request.
 	Engine    http.RoundTripper
 	Authorize func(http.Header)
-	Dir       string // the server's --slot-save-path; ours to read and write
-	Store     kvstore.Store
+	Dir       string        // the server's --slot-save-path; ours to read and write
+	Store     kvstore.Store // nil: nothing is restored or stored
 	Alloc     kvstore.Allocator
 	// Space is where a tenant's blocks are. It must tell apart all that changes what KV bytes mean: weights, arguments.
 	Space       func(tenant string) kvstore.Space
@@ -64,8 +67,12 @@ type Slots struct {
 	start string // tells its files from those of an earlier start, which may still be read
 	files atomic.Int64
 	saves sync.WaitGroup
+	// saving ends with stop: what Close does not wait for any longer.
+	saving context.Context //nolint:containedctx // of goroutines that outlive the call that starts them
+	stop   context.CancelFunc
 
 	mu      sync.Mutex
+	passing int // requests without a slot that the server has now
 	slots   []*slot
 	changed chan struct{} // closed when a slot becomes idle
 	ended   bool
@@ -94,6 +101,7 @@ func Open(ctx context.Context, o Options) (*Slots, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.saving, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	for i := range n {
 		s.slots = append(s.slots, &slot{id: i, dirty: true})
 	}
@@ -108,6 +116,7 @@ type Lease struct {
 	names  []kvstore.Name
 	tenant string
 	from   Source
+	alone  bool   // what the slot holds afterwards is nobody's to use
 	saved  func() // called when the slot is saved; nil = nobody waits
 }
 
@@ -126,41 +135,57 @@ type Request struct {
 // Take prepares a slot for a request and returns the body that names it, or one that has the server read all of a prompt that
 // is more than one text. It waits while all slots are busy; the only error is the context's.
 func (s *Slots) Take(ctx context.Context, q Request) (*Lease, []byte, error) {
-	tenant, body := q.Tenant, q.Body
 	ids, cancel := context.WithTimeout(ctx, s.o.Patience)
-	prompt, err := s.promptIDs(ids, q.Path, body)
+	prompt, err := s.promptIDs(ids, q.Path, q.Body)
 	cancel()
+	alone := errors.Is(err, errOwnKV)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
 		}
 		s.o.Metrics.passed.Inc()
 		s.o.Log.Debug().Err(err).Msg("request goes on without the KV store")
-		s.pass()
-		return &Lease{s: s}, uncached(body), nil
+		if !alone {
+			s.pass(1)
+			return &Lease{s: s}, uncached(q.Body), nil
+		}
 	}
-	slot, err := s.acquire(ctx, tenant, prompt)
+	slot, err := s.acquire(ctx, q.Tenant, prompt)
 	if err != nil {
 		return nil, nil, err
 	}
-	l := &Lease{s: s, slot: slot, prompt: prompt, tenant: tenant, names: chain(prompt, s.o.BlockTokens), from: q.From}
+	l := &Lease{s: s, slot: slot, prompt: prompt, tenant: q.Tenant, from: q.From, alone: alone}
+	if alone {
+		slot.dirty = true
+		return l, uncached(withSlot(q.Body, slot.id)), nil
+	}
+	l.names = chain(prompt, s.o.BlockTokens)
 	if err := l.prepare(ctx); err != nil {
 		s.release(slot)
 		return nil, nil, err
 	}
-	if body = withSlot(body, slot.id); slot.dirty {
+	body := withSlot(q.Body, slot.id)
+	if slot.dirty {
 		body = uncached(body)
 	}
 	return l, body, nil
 }
 
-// pass notes that a request without a slot begins or ends: it may leave its tokens in any of them.
-func (s *Slots) pass() {
+// pass notes that a request without a slot begins (1) or ends (-1): it may leave its tokens in any of them.
+func (s *Slots) pass(by int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.passing += by
 	for _, c := range s.slots {
 		c.passed = true
 	}
+}
+
+// touched says whether a request without a slot may have been in this one since it was taken.
+func (s *Slots) touched(c *slot) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.passing > 0 || c.passed
 }
 
 // acquire waits for an idle slot and takes the one that suits best: with the longest common prefix of the same tenant, else the one that
@@ -217,6 +242,10 @@ func (l *Lease) prepare(ctx context.Context) error {
 		return patient(ctx, err)
 	}
 	l.slot.tenant = l.tenant
+	if l.s.o.Store == nil {
+		l.s.o.Metrics.reused.Add(float64(has))
+		return patient(ctx, nil)
+	}
 	found := l.s.present(ctx, l.s.o.Space(l.tenant), l.names)
 	if l.from != nil && found < len(l.names) && found*l.s.o.BlockTokens >= has-l.s.o.BlockTokens {
 		found = l.fetch(ctx, found)
@@ -263,7 +292,7 @@ func (l *Lease) EndSaved(ctx context.Context) {
 func (l *Lease) End(answered bool) {
 	s := l.s
 	if l.slot == nil {
-		s.pass()
+		s.pass(-1)
 		if l.saved != nil {
 			l.saved()
 		}
@@ -281,16 +310,20 @@ func (l *Lease) End(answered bool) {
 	if saved == nil {
 		saved = func() {}
 	}
-	if ended {
+	if ended || l.alone || s.o.Store == nil {
+		l.settle(answered)
 		s.release(l.slot)
 		saved()
+		if !ended {
+			s.saves.Done()
+		}
 		return
 	}
 	go func() {
 		defer s.saves.Done()
 		defer s.release(l.slot)
 		defer saved()
-		ctx, cancel := context.WithTimeout(context.Background(), saveWithin)
+		ctx, cancel := context.WithTimeout(s.saving, saveWithin)
 		defer cancel()
 		if err := s.save(ctx, l, answered); err != nil {
 			s.o.Metrics.failed.WithLabelValues("save").Inc()
@@ -299,11 +332,20 @@ func (l *Lease) End(answered bool) {
 	}()
 }
 
-// Close takes no more saves and waits for those under way, until the context ends.
+// settle notes what a slot holds that is not saved.
+func (l *Lease) settle(answered bool) {
+	l.slot.tokens, l.slot.dirty = nil, true
+	if answered && !l.alone && l.s.o.Store == nil { // the prompt at least, and what follows it is the same tenant's
+		l.slot.tokens, l.slot.dirty = l.prompt, false
+	}
+}
+
+// Close takes no more saves and waits for those under way, until the context ends; then it ends them too.
 func (s *Slots) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
+	defer s.stop()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -313,6 +355,8 @@ func (s *Slots) Close(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
+		s.stop()
+		<-done // the store and the server's folder are the caller's again
 		return fmt.Errorf("save slots: %w", ctx.Err())
 	}
 }

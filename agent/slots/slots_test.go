@@ -297,10 +297,117 @@ func TestPassedIsApart(t *testing.T) {
 }
 
 // TestPassed: what is more than one text goes on without a slot.
+// TestAdaptersOfARequest: KV that a request's own adapters have made is never another request's, whenever it runs.
+func TestAdaptersOfARequest(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	b := newBench(t, 2, store)
+	prompt := strings.Repeat("adapter. ", 12)
+	adapted := func() (*Lease, []byte) {
+		l, body, err := b.Take(t.Context(), Request{Tenant: "a", Path: "/v1/completions", Body: []byte(`{"prompt":"` + prompt + `","lora":[{"id":0,"scale":1}]}`)})
+		if err != nil || l.slot == nil {
+			t.Fatalf("no slot of its own: %v", err)
+		}
+		return l, body
+	}
+	l, body := adapted()
+	if n := b.send(body); n != len(prompt) {
+		t.Errorf("it read %d of %d tokens", n, len(prompt))
+	}
+	l.End(true)
+	if n := b.ask("a", prompt); n != len(prompt) {
+		t.Errorf("without adapters it read %d of %d tokens", n, len(prompt))
+	}
+	b.settle()
+	l, body = adapted()
+	b.send(body)
+	l.End(true)
+	if n := newBench(t, 1, store).ask("a", prompt); n >= len(prompt) {
+		t.Errorf("what was stored without adapters is not used: %d tokens read", n)
+	}
+}
+
+// TestSlotTakenByTheServer: what the server did in a leased slot for a request that has none is not stored as the lease's.
+func TestSlotTakenByTheServer(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	b := newBench(t, 1, store)
+	prompt := strings.Repeat("taken. ", 16)
+	mine, body, err := b.Take(t.Context(), Request{Tenant: "a", Path: "/v1/completions", Body: completion(prompt)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.send(body)
+	other, body, err := b.Take(t.Context(), Request{Tenant: "a", Path: "/v1/completions", Body: []byte(`{"prompt":"` + prompt + `","n":2,"lora":[{"id":0,"scale":1}]}`)})
+	if err != nil || other.slot != nil {
+		t.Fatal(err)
+	}
+	b.send(body) // before the first one's slot is saved
+	mine.End(true)
+	b.settle()
+	other.End(true)
+	if n := newBench(t, 1, store).ask("a", prompt); n != len(prompt) {
+		t.Errorf("%d of %d tokens read: another request's KV was stored", n, len(prompt))
+	}
+}
+
+// TestWithoutAStore: slots are dealt out by tenant, and erased between them.
+func TestWithoutAStore(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, 1)
+	s, err := Open(t.Context(), Options{Engine: srv, Dir: srv.dir, BlockTokens: 8, Metrics: NewMetrics(nil), Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{Slots: s, t: t, server: srv}
+	prompt := strings.Repeat("no store. ", 10)
+	for i, want := range []struct {
+		tenant string
+		read   int
+	}{{"a", 100}, {"a", 1}, {"b", 100}, {"b", 1}, {"a", 100}} {
+		if n := b.ask(want.tenant, prompt); n != want.read {
+			t.Errorf("request %d of %s read %d tokens, want %d", i, want.tenant, n, want.read)
+		}
+	}
+	if srv.count("/slots/0save") > 0 {
+		t.Error("a slot was saved for nobody")
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCloseEndsSaves: a save that hangs is ended with Close's context, and Close returns when it has ended.
+func TestCloseEndsSaves(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	b := newBench(t, 1, store)
+	hang := make(chan struct{})
+	b.o.Engine = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Query().Get("action") == "save" {
+			close(hang)
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}
+		return b.server.RoundTrip(r)
+	})
+	b.ask("a", strings.Repeat("slow. ", 16))
+	<-hang
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.Close(ctx); err == nil {
+		t.Error("a save that did not end was not told of")
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestPassed(t *testing.T) {
 	b := newBench(t, 1, newStore(t))
 	for path, bodies := range map[string][]string{
-		"/v1/completions":      {`{"prompt":["a","b"]}`, `{"prompt":"a","n":2}`, `{"prompt":"a","lora":[{"id":1}]}`, `{"prompt":"a","n_cache_reuse":9}`, `{`, `{}`, `{"prompt":""}`},
+		"/v1/completions":      {`{"prompt":["a","b"]}`, `{"prompt":"a","n":2}`, `{"prompt":"a","n_cmpl":2,"lora":[{"id":1}]}`, `{`, `{}`, `{"prompt":""}`},
 		"/v1/chat/completions": {`{"messages":[{"content":[{"type":"image_url"}]}]}`},
 		"/v1/embeddings":       {`{"input":"a"}`},
 	} {

@@ -99,7 +99,9 @@ func (s *Slots) assemble(ctx context.Context, l *Lease, path string, blocks int)
 func (s *Slots) save(ctx context.Context, l *Lease, answered bool) error {
 	if answered && len(l.prompt)-l.slot.stored < max(s.o.BlockTokens, len(l.prompt)/savePart) && l.slot.stored > 0 {
 		// Too little is new. The slot holds at least the prompt: the next turn finds it there.
-		l.slot.tokens, l.slot.dirty = l.prompt, false
+		if l.slot.tokens, l.slot.dirty = l.prompt, false; s.touched(l.slot) {
+			l.slot.tokens, l.slot.dirty = nil, true
+		}
 		return nil
 	}
 	name, path := s.file()
@@ -122,6 +124,11 @@ func (s *Slots) save(ctx context.Context, l *Lease, answered bool) error {
 	}
 	if common(file.Tokens, l.prompt) < len(l.prompt) {
 		// The client went before the prompt was read, or the server gave the slot to another request.
+		l.slot.tokens, l.slot.dirty = nil, true
+		return nil
+	}
+	if s.touched(l.slot) {
+		// The tokens are right, and yet their KV may be that of a request with adapters.
 		l.slot.tokens, l.slot.dirty = nil, true
 		return nil
 	}

@@ -97,6 +97,13 @@ func TestCheck(t *testing.T) {
 			"model: {path: /m, adapters: [{name: a, path: /a}]}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}\nkv: {host: 1GiB, connector: lmcache}",
 			[]string{"kv.connector: LMCache's names of KV leave out the adapter"},
 		},
+		"context shift": {
+			"model: {path: /m, servedName: m}\nengine: {kind: llamacpp, args: [--context-shift]}\nroles: {mixed: {args: [--no-context-shift]}}\nkv: {host: 1GiB}",
+			[]string{"engine.args[0]: --context-shift moves KV to where it was not computed"},
+		},
+		"context shift without tiers": {
+			"model: {path: /m, servedName: m}\nengine: {kind: llamacpp, args: [--context-shift]}\nroles: {mixed: {}}", nil,
+		},
 		"files": {
 			"model: {path: /m}\nengine: {kind: vllm}\nroles: {mixed: {gpus: 1}}\nkv: {host: 1GiB, object: {url: 's3://kv/x'}, keyFile: /k, connector: files}",
 			[]string{"kv.disk: is missing: it is where the engine", "kv.keyFile: files that the engine itself reads"},

@@ -89,6 +89,9 @@ func (l llamacpp) defaults(line *words, s Start) {
 	unless("metrics", "--metrics")
 	unless("slots", "--slots")
 	unless("ui webui", "--no-ui")
+	if KVDoor(d) == SlotDoor { // also where the environment says otherwise
+		unless("context-shift", "--no-context-shift")
+	}
 }
 
 // llamaIdle are options that change nothing about what KV bytes mean.
@@ -118,15 +121,35 @@ func (llamacpp) owned() map[string]string {
 	}
 }
 
-func (llamacpp) check(d jobspecs.Deployment) (errs jobspecs.Errors) {
+func (l llamacpp) check(d jobspecs.Deployment) (errs jobspecs.Errors) {
 	for kind, r := range d.Roles {
 		if r.Parallel.Data > 1 {
 			errs = append(errs, problem(rolePath(kind, "parallel.data"), "use replicas instead", "llamacpp has no data parallel copies in one server"))
 		}
 	}
+	errs = append(errs, l.shifts(d)...)
 	if _, split := d.Roles[jobspecs.Prefill]; split && d.KV.Host == 0 {
 		errs = append(errs, problem("kv.host", "say how much memory KV blocks may take on each node, such as 4GiB",
 			"is missing: prefill and decode replicas of llamacpp hand KV over through it"))
+	}
+	return errs
+}
+
+// shifts refuses to move KV in a full slot: what is left there is no prefix's KV any more, though its tokens may look like it.
+func (llamacpp) shifts(d jobspecs.Deployment) (errs jobspecs.Errors) {
+	if KVDoor(d) != SlotDoor {
+		return nil
+	}
+	look := func(path string, args []string) {
+		for i, arg := range args {
+			if strings.HasPrefix(arg, "-") && flagName(arg) == "context-shift" {
+				errs = append(errs, problem(fmt.Sprintf("%s[%d]", path, i), "leave it out, or leave out kv", "%s moves KV to where it was not computed: such slots can't be stored", arg))
+			}
+		}
+	}
+	look("engine.args", d.Engine.Args)
+	for role, r := range d.Roles {
+		look(rolePath(role, "args"), r.Args)
 	}
 	return errs
 }

@@ -35,6 +35,7 @@ engine_mixed_0() {
     --metrics \
     --slots \
     --no-ui \
+    --no-context-shift \
     --slot-save-path "${RUN}/"
 }
 

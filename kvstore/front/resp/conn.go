@@ -70,6 +70,7 @@ func (k *conn) serve(ctx context.Context) {
 
 // command reads one command and answers it. An error ends the connection.
 func (k *conn) command(ctx context.Context) error {
+	k.in.begin()
 	args, value, err := k.read(ctx)
 	if value != nil {
 		defer value.Release()

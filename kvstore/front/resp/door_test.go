@@ -420,3 +420,28 @@ func TestManyLongKeys(t *testing.T) {
 		t.Errorf("answered with %.40q", got)
 	}
 }
+
+// TestTrickle: a command that comes byte by byte has the time of a command, and not that of each byte. Where the bytes stand
+// makes no difference: in a key, in a value's last kilobytes, or in a line.
+func TestTrickle(t *testing.T) {
+	t.Parallel()
+	for name, head := range map[string]string{
+		"value": "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$3000\r\n", "key": "*2\r\n$3\r\nGET\r\n$3000\r\n", "line": "*", "inline": "GET ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := open(t, storetest.NewShelf(0), func(o *Options) { o.Anonymous, o.Stall = new(kvstore.Space), 50*time.Millisecond })
+			c := dial(t, path)
+			if _, err := io.WriteString(c, head); err != nil {
+				t.Fatal(err)
+			}
+			for range 400 { // of 3,000: two seconds at least
+				if _, err := c.Write([]byte("1")); err != nil {
+					return // cut off
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			t.Error("it was let go on")
+		})
+	}
+}

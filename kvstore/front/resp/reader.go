@@ -36,6 +36,7 @@ type reader struct {
 	buf   []byte
 	r, w  int
 	until time.Time // the deadline that is set now
+	due   time.Time // when the command that has begun must be here
 	last  time.Time // no read may end later, whatever is asked for; zero = no such bound
 }
 
@@ -55,14 +56,20 @@ func (r *reader) rest(until time.Time) error {
 	return r.conn.SetReadDeadline(until)
 }
 
-// hurry demands that the next n bytes come in time. A deadline that is good enough is left alone: setting one costs as
+// begin starts the time of a command: it has the stall, and what its values' sizes allow on top. Nothing that comes byte by
+// byte gets more.
+func (r *reader) begin() { r.due = time.Now().Add(r.stall) }
+
+// grant gives the command the time of a value of n bytes.
+func (r *reader) grant(n int) { r.due = r.due.Add(front.Allowance(0, int64(n))) }
+
+// hurry holds the next read to the command's end. A deadline that comes a little before it is left alone: setting one costs as
 // much as a small read.
-func (r *reader) hurry(n int) error {
-	now, allowed := time.Now(), front.Allowance(r.stall, int64(n))
-	if left := r.until.Sub(now); !r.until.IsZero() && left > allowed/2 && left <= allowed {
+func (r *reader) hurry() error {
+	if early := r.due.Sub(r.until); !r.until.IsZero() && early >= 0 && early <= r.stall/2 {
 		return nil
 	}
-	return r.rest(now.Add(allowed))
+	return r.rest(r.due)
 }
 
 // await waits for the first byte of a command; until a moment, if that is not zero.
@@ -80,7 +87,7 @@ func (r *reader) await(until time.Time) error {
 
 // fill waits for more of a command that has begun.
 func (r *reader) fill() error {
-	if err := r.hurry(0); err != nil {
+	if err := r.hurry(); err != nil {
 		return err
 	}
 	return unexpected(r.take())
@@ -161,10 +168,12 @@ func decimal(b []byte) (int, bool) {
 func (r *reader) read(b []byte) error {
 	n := copy(b, r.buf[r.r:r.w])
 	r.r += n
-	if len(b)-n >= readAtLeast {
-		if err := r.hurry(len(b)); err != nil {
-			return err
-		}
+	if n == len(b) {
+		return nil
+	}
+	r.grant(len(b) - n)
+	if err := r.hurry(); err != nil {
+		return err
 	}
 	for n < len(b) {
 		if len(b)-n < readAtLeast { // the end of the command, and maybe the next one, come with it

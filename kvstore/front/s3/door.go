@@ -45,6 +45,7 @@ type Options struct {
 
 	MaxConnections int           // default 512
 	MaxObject      int64         // bytes; default 512 MiB
+	MaxUploading   int64         // bytes of all parts of one user's uploads that are under way; default 1 GiB
 	MaxListed      int           // names kept for listings; default 1,000,000
 	Stall          time.Duration // how long a request may take, over the time its size takes at 4 MiB/s; default 30 s
 }
@@ -52,6 +53,7 @@ type Options struct {
 const (
 	defaultConnections = 512
 	defaultMaxObject   = 512 << 20
+	defaultUploading   = 1 << 30
 	defaultMaxListed   = 1_000_000
 	defaultStall       = 30 * time.Second
 	maxHeader          = 64 << 10
@@ -77,6 +79,9 @@ func New(o Options) *Door {
 	if o.MaxObject == 0 {
 		o.MaxObject = defaultMaxObject
 	}
+	if o.MaxUploading == 0 {
+		o.MaxUploading = defaultUploading
+	}
 	if o.MaxListed == 0 {
 		o.MaxListed = defaultMaxListed
 	}
@@ -89,7 +94,7 @@ func New(o Options) *Door {
 	if o.Metrics == nil {
 		o.Metrics = front.NewMetrics(nil)
 	}
-	return &Door{o: o, counts: o.Metrics.Door("s3"), since: time.Now(), seen: newListing(o.MaxListed), uploads: newUploads(o.MaxObject)}
+	return &Door{o: o, counts: o.Metrics.Door("s3"), since: time.Now(), seen: newListing(o.MaxListed), uploads: newUploads(o.MaxObject, o.MaxUploading)}
 }
 
 // Serve takes connections from the listener until the context ends, and returns when all of them have ended. It closes the

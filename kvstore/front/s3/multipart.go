@@ -16,17 +16,27 @@ import (
 
 const (
 	maxUploads   = 1024 // under way at once
+	userUploads  = 256  // of them one user's
 	maxParts     = 10_000
 	uploadExpiry = time.Hour // since its last part
 	maxComplete  = 4 << 20   // bytes of a CompleteMultipartUpload
 )
 
 // uploads are the multipart uploads that are under way. Their parts are blocks; completing one copies them into a single
-// block, which is what an object is.
+// block, which is what an object is. A user's parts, which are memory that can't be evicted, are bounded, so that uploads
+// that one begins and never ends cost others nothing.
 type uploads struct {
-	limit int64 // bytes of one upload
-	mu    sync.Mutex
-	all   map[string]*upload
+	limit     int64 // bytes of one upload
+	userLimit int64 // bytes of all uploads of one user
+	mu        sync.Mutex
+	all       map[string]*upload
+	users     map[kvstore.Space]*using
+}
+
+// using is what one user has under way.
+type using struct {
+	uploads int
+	bytes   int64
 }
 
 type upload struct {
@@ -36,7 +46,9 @@ type upload struct {
 	used  time.Time
 }
 
-func newUploads(limit int64) *uploads { return &uploads{limit: limit, all: map[string]*upload{}} }
+func newUploads(limit, userLimit int64) *uploads {
+	return &uploads{limit: limit, userLimit: userLimit, all: map[string]*upload{}, users: map[kvstore.Space]*using{}}
+}
 
 // begin makes room for an upload and names it.
 func (u *uploads) begin(key kvstore.Key, now time.Time) (string, *apiError) {
@@ -47,31 +59,59 @@ func (u *uploads) begin(key kvstore.Key, now time.Time) (string, *apiError) {
 			u.drop(id)
 		}
 	}
-	if len(u.all) >= maxUploads {
+	user := u.users[key.Space]
+	if user == nil {
+		user = &using{}
+	}
+	if len(u.all) >= maxUploads || user.uploads >= userUploads {
 		return "", errFull
 	}
 	id := rand.Text()
 	u.all[id] = &upload{key: key, parts: map[int]*kvstore.Block{}, used: now}
+	user.uploads++
+	u.users[key.Space] = user
 	return id, nil
+}
+
+// room says whether a part of so many bytes may come. It is asked before the part is read.
+func (u *uploads) room(id string, key kvstore.Key, number int, n int64) *apiError {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, _, bad := u.fit(id, key, number, n)
+	return bad
+}
+
+// fit finds the upload, and by how much the part makes it larger. The caller holds the lock.
+func (u *uploads) fit(id string, key kvstore.Key, number int, n int64) (up *upload, grown int64, bad *apiError) {
+	up = u.all[id]
+	if up == nil || up.key != key {
+		return nil, 0, errNoUpload
+	}
+	if old := up.parts[number]; old != nil {
+		n -= int64(old.Len())
+	}
+	switch {
+	case up.size+n > u.limit:
+		return nil, 0, errTooLarge
+	case u.users[key.Space].bytes+n > u.userLimit:
+		return nil, 0, errFull
+	}
+	return up, n, nil
 }
 
 // add takes a reference to a part, in place of an earlier one of the same number.
 func (u *uploads) add(id string, key kvstore.Key, number int, b *kvstore.Block, now time.Time) *apiError {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	up := u.all[id]
-	if up == nil || up.key != key {
-		return errNoUpload
+	up, grown, bad := u.fit(id, key, number, int64(b.Len()))
+	if bad != nil {
+		return bad
 	}
 	if old := up.parts[number]; old != nil {
-		up.size -= int64(old.Len())
-		delete(up.parts, number)
 		old.Release()
 	}
-	if up.size+int64(b.Len()) > u.limit {
-		return errTooLarge
-	}
-	up.parts[number], up.size, up.used = b.Retain(), up.size+int64(b.Len()), now
+	up.parts[number], up.size, up.used = b.Retain(), up.size+grown, now
+	u.users[key.Space].bytes += grown
 	return nil
 }
 
@@ -83,13 +123,24 @@ func (u *uploads) take(id string, key kvstore.Key) *upload {
 	if up == nil || up.key != key {
 		return nil
 	}
-	delete(u.all, id)
+	u.forget(id)
 	return up
+}
+
+// forget takes an upload off the books. The caller holds the lock.
+func (u *uploads) forget(id string) {
+	up := u.all[id]
+	delete(u.all, id)
+	user := u.users[up.key.Space]
+	user.uploads--
+	if user.bytes -= up.size; user.uploads == 0 {
+		delete(u.users, up.key.Space)
+	}
 }
 
 func (u *uploads) drop(id string) {
 	u.all[id].release()
-	delete(u.all, id)
+	u.forget(id)
 }
 
 func (u *uploads) close() {
@@ -122,6 +173,10 @@ func (c *call) putPart() *apiError {
 	n, err := strconv.Atoi(c.query.Get("partNumber"))
 	if err != nil || n < 1 || n > maxParts {
 		return errArgument("a part's number is 1 to 10000")
+	}
+	if bad := c.d.uploads.room(c.query.Get("uploadId"), c.at(), n, max(c.r.ContentLength, 0)); bad != nil {
+		c.w.Header().Set("Connection", "close") // the part is not read
+		return bad
 	}
 	b, bad := c.receive()
 	if bad != nil {
