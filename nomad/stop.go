@@ -161,5 +161,8 @@ func (c *Cluster) kill(ctx context.Context, a *api.AllocationListStub) {
 	_, err := read(ctx, c, "signal allocation", a.Namespace, func(q *api.QueryOptions) (struct{}, *api.QueryMeta, error) {
 		return struct{}{}, nil, c.api.Allocations().Signal(&api.Allocation{ID: a.ID, Namespace: a.Namespace, NodeID: a.NodeID}, q, render.NomadTask, "SIGKILL")
 	})
+	if err != nil && (strings.Contains(words(err), "Task not running") || strings.Contains(words(err), "already finished")) {
+		return // it has ended, and its client has not said so yet
+	}
 	c.log.Info().Err(err).Str("job", a.ID).Str("node", a.NodeName).Msg("allocation has not ended in its grace and is killed")
 }

@@ -7,15 +7,18 @@ import (
 	"strings"
 )
 
-// processesOf lists the processes of an allocation on this machine, by their environment.
-func processesOf(alloc string) (pids []int) {
+// processesOf lists the processes of an allocation on this machine.
+func processesOf(alloc string) []int { return withVariable("NOMAD_ALLOC_ID", alloc) }
+
+// withVariable lists the processes whose environment has a variable with a value.
+func withVariable(name, value string) (pids []int) {
 	names, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil || !strings.Contains("\x00"+string(text), "\x00NOMAD_ALLOC_ID="+alloc+"\x00") {
+	for _, file := range names {
+		text, err := os.ReadFile(file)
+		if err != nil || !strings.Contains("\x00"+string(text), "\x00"+name+"="+value+"\x00") {
 			continue
 		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
 			pids = append(pids, pid)
 		}
 	}

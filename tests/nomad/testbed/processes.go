@@ -96,10 +96,10 @@ func (b *Bed) StartClient(name string) error {
 
 // RestartServer kills the server and starts it again on the same state.
 func (b *Bed) RestartServer(ctx context.Context) error {
-	if err := b.Server.end(); err != nil {
+	if err := b.StopServer(); err != nil {
 		return err
 	}
-	if err := b.start(&b.Server); err != nil {
+	if err := b.StartServer(); err != nil {
 		return err
 	}
 	c, err := b.Client()
@@ -182,4 +182,19 @@ func (b *Bed) lastWords() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// StopServer kills the server; StartServer starts it again on the same state.
+func (b *Bed) StopServer() error { return b.Server.end() }
+
+// StartServer is the opposite of StopServer. It does not wait for a leader.
+func (b *Bed) StartServer() error { return b.start(&b.Server) }
+
+// FreezeServer stops the server's process, so that it answers nothing, or has it go on.
+func (b *Bed) FreezeServer(on bool) error {
+	sig := syscall.SIGCONT
+	if on {
+		sig = syscall.SIGSTOP
+	}
+	return b.Server.signal(sig)
 }
