@@ -22,6 +22,12 @@ const context = 0.05
 // an engine that hangs tells nothing, and must not look idle beside one that tells of a queue.
 const silentMs = 250.0
 
+// A replica is late when none of its requests got a first token for stallFromMs beyond what its queue takes.
+const (
+	stallFromMs = 1000.0
+	stallTimes  = 0.9 // below 1: a longer queue must not make a replica cheaper
+)
+
 // A replica whose job ends soon is worth less: its streams will have to move. From endsSoon before the end its cost rises
 // to endsSoonMs; within endsNow it is chosen only when there is nothing else.
 const (
@@ -45,10 +51,11 @@ type parts struct {
 	kv      float64 // shortage of KV blocks
 	end     float64 // the job ends soon
 	silent  float64 // nobody knows its load, of others it is known
+	stalled float64 // its requests wait for longer than they should
 }
 
 func (p *parts) sum() float64 {
-	return (p.queue + p.prefill + (p.decode + p.others + p.context)) + (p.fetch + p.kv + (p.end + p.silent))
+	return (p.queue + p.prefill + (p.decode + p.others + p.context)) + (p.fetch + p.kv + (p.end + p.silent + p.stalled))
 }
 
 // expected is the part of the sum that this request itself should wait.
@@ -125,6 +132,7 @@ func (a *ask) estimate(c *Candidate) (p parts) {
 	p.others = p.prefill * float64(open) * (1 / sharers)
 	p.context = float64(max(0, c.OpenTokens)) * s.PrefillMs * context
 	p.fetch, p.kv, p.end, p.silent = a.seldom(c, s, told)
+	p.stalled = stall(c, p.queue)
 	return p
 }
 
@@ -133,14 +141,20 @@ func (a *ask) cost(c *Candidate) float64 {
 	s := c.speed()
 	told := a.tells(c)
 	tokens, open := a.load(c, told)
-	prefill := float64(a.prompt-a.cached(c)) * s.PrefillMs
-	ms := float64(tokens)*s.PrefillMs + prefill + (float64(open)*s.OpenMs + prefill*float64(open)*(1/sharers) + float64(max(0, c.OpenTokens))*s.PrefillMs*context)
-	if c.Cached[Object] <= 0 && told && (c.KVUsage == nil || *c.KVUsage <= kvFull && c.KVTokens == 0) &&
+	prefill, queue := float64(a.prompt-a.cached(c))*s.PrefillMs, float64(tokens)*s.PrefillMs
+	ms := queue + prefill + (float64(open)*s.OpenMs + prefill*float64(open)*(1/sharers) + float64(max(0, c.OpenTokens))*s.PrefillMs*context)
+	if c.WaitingFor <= 0 && c.Cached[Object] <= 0 && told && (c.KVUsage == nil || *c.KVUsage <= kvFull && c.KVTokens == 0) &&
 		(c.EndsAt.IsZero() || c.EndsAt.Unix() > a.soon/1000+1) {
 		return ms
 	}
 	fetch, kv, end, silent := a.seldom(c, s, told)
-	return ms + (fetch + kv + (end + silent))
+	return ms + (fetch + kv + (end + silent + stall(c, queue)))
+}
+
+// stall is what a replica costs that should have answered by now: as long as it is late, since it may be so again. It comes back
+// by itself with its next token.
+func stall(c *Candidate, queueMs float64) float64 {
+	return max(0, float64(c.WaitingFor)/float64(time.Millisecond)-stallFromMs-stallTimes*queueMs)
 }
 
 func (c *Candidate) speed() *Speed {

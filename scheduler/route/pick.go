@@ -1,7 +1,6 @@
 package route
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"math/bits"
@@ -41,14 +40,14 @@ func Pick(r Request, candidates []Candidate) (Decision, error) {
 	chosen, equals := a.choose(candidates, costs, limit)
 	c := &candidates[chosen]
 	d := Decision{
-		Launch: c.Launch, Replica: c.Replica, CostMs: costs[chosen], RunnersUp: runnersUp(candidates, costs, chosen),
+		Launch: c.Launch, Replica: c.Replica, Index: chosen, CostMs: costs[chosen], RunnersUp: runnersUp(candidates, costs, chosen),
 		Work: a.work(c), Cached: a.cached(c),
 	}
 	p := a.estimate(c)
 	if r.Mode == ByCost {
 		d.Parts = map[string]float64{
 			"queue": p.queue, "prefill": p.prefill, "fetch": p.fetch, "decode": p.decode, "others": p.others, "context": p.context, "kv": p.kv,
-			"end": p.end, "silent": p.silent,
+			"end": p.end, "silent": p.silent, "stalled": p.stalled,
 		}
 	} else {
 		d.Parts = map[string]float64{string(r.Mode): d.CostMs}
@@ -84,7 +83,7 @@ func (a *ask) choose(candidates []Candidate, costs []float64, limit float64) (ch
 func draw(id string, candidates []Candidate, costs []float64, limit float64) (chosen, equals int) {
 	seed := xxh3.HashString(id)
 	first, second := -1, -1
-	var h1, h2 uint64
+	h1, h2 := uint64(math.MaxUint64), uint64(math.MaxUint64)
 	for i, cost := range costs {
 		if cost > limit {
 			continue
@@ -92,10 +91,11 @@ func draw(id string, candidates []Candidate, costs []float64, limit float64) (ch
 		equals++
 		h := mix(candidates[i].Launch, seed)
 		switch {
+		case h > h2:
 		case first < 0 || h < h1 || h == h1 && candidates[i].Launch < candidates[first].Launch:
 			second, h2 = first, h1
 			first, h1 = i, h
-		case second < 0 || h < h2 || h == h2 && candidates[i].Launch < candidates[second].Launch:
+		case second < 0 || h < h2 || candidates[i].Launch < candidates[second].Launch:
 			second, h2 = i, h
 		}
 	}
@@ -107,54 +107,68 @@ func draw(id string, candidates []Candidate, costs []float64, limit float64) (ch
 
 // runnersUp lists the cheapest candidates but the chosen one; the launch decides where costs are the same.
 func runnersUp(candidates []Candidate, costs []float64, chosen int) []RunnerUp {
-	var best [maxRunnersUp]int
+	var best [maxRunnersUp]place
 	n := 0
+	worst, worstTail := math.Inf(1), uint64(0)
 	for i, cost := range costs {
-		if n == maxRunnersUp && cost > costs[best[n-1]] || i == chosen {
+		if cost > worst || i == chosen {
+			continue
+		}
+		p := place{cost, tail(candidates[i].Launch), i}
+		if cost == worst && p.tail > worstTail {
 			continue
 		}
 		at := n
-		for at > 0 && before(candidates, costs, i, best[at-1]) {
+		for at > 0 && p.before(&best[at-1], candidates) {
 			at--
 		}
 		if at == maxRunnersUp {
 			continue
 		}
-		n = min(n+1, maxRunnersUp)
-		copy(best[at+1:n], best[at:n-1])
-		best[at] = i
+		if n = min(n+1, maxRunnersUp); at < n-1 {
+			copy(best[at+1:n], best[at:n-1])
+		}
+		best[at] = p
+		if n == maxRunnersUp {
+			worst, worstTail = best[n-1].cost, best[n-1].tail
+		}
 	}
 	out := make([]RunnerUp, n)
-	for k, i := range best[:n] {
-		out[k] = RunnerUp{Launch: candidates[i].Launch, Replica: candidates[i].Replica, CostMs: costs[i]}
+	for k, p := range best[:n] {
+		out[k] = RunnerUp{Launch: candidates[p.i].Launch, Replica: candidates[p.i].Replica, CostMs: p.cost}
 	}
 	return out
 }
 
-func before(candidates []Candidate, costs []float64, i, j int) bool {
-	if costs[i] != costs[j] {
-		return costs[i] < costs[j]
+// place is a candidate among the runners-up.
+type place struct {
+	cost float64
+	tail uint64 // of its launch
+	i    int
+}
+
+func (p *place) before(q *place, candidates []Candidate) bool {
+	if p.cost != q.cost {
+		return p.cost < q.cost
 	}
-	a, b := candidates[i].Launch, candidates[j].Launch
-	if x, y := tail(a), tail(b); x != y { // launches mostly begin alike
-		return x < y
+	if p.tail != q.tail { // launches mostly begin alike
+		return p.tail < q.tail
 	}
-	return a < b
+	return candidates[p.i].Launch < candidates[q.i].Launch
 }
 
 // mix is a quick hash of a launch's first and last bytes; those that are alike in both are told apart by who calls it.
 func mix(launch string, seed uint64) uint64 {
-	a := tail(launch) ^ seed
-	b := tail(launch[:min(8, len(launch))]) ^ 0x9E3779B97F4A7C15
-	high, low := bits.Mul64(a, b)
-	high, low = bits.Mul64(high^low^seed, 0xD6E8FEB86659FD93)
+	high, low := bits.Mul64(tail(launch)^seed, tail(launch[:min(8, len(launch))])^bits.RotateLeft64(seed, 32)^0x9E3779B97F4A7C15)
 	return high ^ low
 }
 
 // tail is a string's last eight bytes.
 func tail(s string) (n uint64) {
-	if len(s) >= 8 {
-		return binary.LittleEndian.Uint64([]byte(s[len(s)-8:]))
+	if i := len(s) - 8; i >= 0 {
+		s = s[i:]
+		return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 	}
 	for i := range len(s) {
 		n = n<<8 | uint64(s[i])
@@ -190,6 +204,9 @@ func (a *ask) reason(c *Candidate, p *parts, of, equals int) string {
 	}
 	if a.PromptTokens <= 0 {
 		fmt.Fprintf(&b, ", prompt of unknown length taken as %d tokens", typicalPrompt)
+	}
+	if p.stalled > 0 {
+		fmt.Fprintf(&b, ", has given no first token for %d ms", c.WaitingFor.Milliseconds())
 	}
 	if p.end > 0 {
 		fmt.Fprintf(&b, ", its job ends in %d s", int(c.EndsAt.Sub(a.Now).Seconds()))

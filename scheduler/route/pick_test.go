@@ -87,6 +87,12 @@ func TestPick(t *testing.T) {
 		"no room for the prompt": {4000, []Candidate{
 			{Launch: "a", KVUsage: new(0.8), KVTokens: 10_000, SeenAt: fresh}, {Launch: "b", Inflight: 20, KVUsage: new(0.5), KVTokens: 10_000, SeenAt: fresh},
 		}, "b", "50 % full"},
+		"one that has stopped": {1000, []Candidate{
+			{Launch: "a", Cached: [Tiers]int{900, 900, 900, 900}, Inflight: 1, WaitingFor: 5 * time.Second}, {Launch: "b", Inflight: 20},
+		}, "b", "cheapest"},
+		"a long prompt is no stop": {1000, []Candidate{
+			{Launch: "a", Cached: [Tiers]int{900, 900, 900, 900}, Inflight: 1, InflightTokens: 200, WaitingFor: time.Second}, {Launch: "b", Inflight: 20},
+		}, "a", "has 900"},
 		"a slower card": {1000, []Candidate{
 			{Launch: "a", Speed: &Speed{PrefillMs: 0.4}}, {Launch: "b", Inflight: 20},
 		}, "b", "cheapest"},
@@ -162,6 +168,9 @@ func candidate(t *rapid.T, launch string) Candidate {
 		}
 		c.OpenTokens, c.KVTokens = rapid.IntRange(0, 9000).Draw(t, "open"), rapid.IntRange(0, 20_000).Draw(t, "capacity")
 	}
+	if rapid.Bool().Draw(t, "waits") {
+		c.WaitingFor = time.Duration(rapid.IntRange(-10, 9000).Draw(t, "ms")) * time.Millisecond
+	}
 	if rapid.Bool().Draw(t, "ends") {
 		c.EndsAt = now.Add(time.Duration(rapid.IntRange(-10, 300).Draw(t, "left")) * time.Second)
 	}
@@ -186,6 +195,10 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		}
 		shuffled := rapid.Permutation(candidates).Draw(t, "order")
 		got, err := Pick(r, shuffled)
+		if shuffled[got.Index].Launch != got.Launch {
+			t.Fatalf("candidate %d is not %s", got.Index, got.Launch)
+		}
+		got.Index = want.Index
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Fatalf("another order, another decision: %s %v", diff, err)
 		}

@@ -30,12 +30,12 @@ const (
 // ParseMode reads a mode's name; "cost" is ByCost.
 func ParseMode(s string) (Mode, error) {
 	switch m := Mode(s); m {
-	case "cost":
+	case "cost", "kv":
 		return ByCost, nil
 	case ByCost, RoundRobin, Random, LeastLoaded, DynamoCost:
 		return m, nil
 	}
-	return "", fmt.Errorf("routing mode %q: must be cost, round-robin, random, least-loaded or dynamo", s)
+	return "", fmt.Errorf("routing mode %q: must be kv, round-robin, random, least-loaded or dynamo", s)
 }
 
 // The tiers of Candidate.Cached, fastest first, as in kvstore/index.
@@ -77,11 +77,14 @@ type Candidate struct {
 	SeenAt   time.Time // of Running, Waiting, KVUsage
 	EndsAt   time.Time // zero = no limit known
 	Speed    *Speed    // nil = DefaultSpeed
+	// WaitingFor is how long requests have been open here without any of them getting its first token; 0 = none waits.
+	WaitingFor time.Duration
 }
 
 // Decision is the answer of Pick.
 type Decision struct {
 	Launch  string
+	Index   int // of the chosen one among the candidates
 	Replica string
 	CostMs  float64 // of the modes that do not count milliseconds: what they count
 	// ExpectedMs is the time to the first token that was expected: CostMs less what it costs others, or what may come later.

@@ -7,22 +7,24 @@ type Speed struct {
 	PrefillMs float64        // per prompt token that is computed
 	OpenMs    float64        // per open request: each lengthens the step that prefill shares
 	FetchMs   [Tiers]float64 // per prompt token that comes from a tier; the GPU's own is free
+	MoveMs    float64        // per prompt token that comes from a prefill replica
 }
 
 // DefaultSpeed is a middle-sized model's on one card. Before anything was measured only the order of replicas hangs on it, and
 // that is the same over a wide range.
-var DefaultSpeed = Speed{PrefillMs: 0.1, OpenMs: 2, FetchMs: [Tiers]float64{0, 0.01, 0.05, 0.05}}
+var DefaultSpeed = Speed{PrefillMs: 0.1, OpenMs: 2, FetchMs: [Tiers]float64{0, 0.01, 0.05, 0.05}, MoveMs: moved}
 
 // Work is what a request had before it and with it: what a Speed is multiplied with.
 type Work struct {
 	PrefillTokens float64 // that come first, and its own that no tier has
 	Open          float64
 	FetchTokens   [Tiers]float64
+	MovedTokens   float64
 }
 
 // Ms is the time to the first token at a speed.
 func (w Work) Ms(s *Speed) float64 {
-	ms := w.PrefillTokens*s.PrefillMs + w.Open*s.OpenMs
+	ms := w.PrefillTokens*s.PrefillMs + w.Open*s.OpenMs + w.MovedTokens*s.MoveMs
 	for t, n := range w.FetchTokens {
 		ms += n * s.FetchMs[t]
 	}
@@ -79,6 +81,7 @@ func (c Calibration) Learn(w Work, ms float64) Calibration {
 	}
 	correct(&s.PrefillMs, w.PrefillTokens)
 	correct(&s.OpenMs, w.Open)
+	correct(&s.MoveMs, w.MovedTokens)
 	for t := range s.FetchMs {
 		correct(&s.FetchMs[t], w.FetchTokens[t])
 	}

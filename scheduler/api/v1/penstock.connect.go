@@ -56,6 +56,9 @@ const (
 	GatewayServiceRecordProcedure = "/penstock.v1.GatewayService/Record"
 	// GatewayServiceRenewProcedure is the fully-qualified name of the GatewayService's Renew RPC.
 	GatewayServiceRenewProcedure = "/penstock.v1.GatewayService/Renew"
+	// GatewayServiceWatchBlocksProcedure is the fully-qualified name of the GatewayService's
+	// WatchBlocks RPC.
+	GatewayServiceWatchBlocksProcedure = "/penstock.v1.GatewayService/WatchBlocks"
 	// ControlServiceApplyProcedure is the fully-qualified name of the ControlService's Apply RPC.
 	ControlServiceApplyProcedure = "/penstock.v1.ControlService/Apply"
 	// ControlServicePlanProcedure is the fully-qualified name of the ControlService's Plan RPC.
@@ -253,6 +256,9 @@ type GatewayServiceClient interface {
 	Record(context.Context, *RecordRequest) (*RecordResponse, error)
 	// Renew replaces the gateway's certificate before it expires.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// WatchBlocks: what engines' caches hold. A gateway says how far it came; it gets what it missed, or, where that is no longer
+	// kept, a snapshot; then changes as they come, each with seq one higher.
+	WatchBlocks(context.Context, *WatchBlocksRequest) (*connect.ServerStreamForClient[WatchBlocksResponse], error)
 }
 
 // NewGatewayServiceClient constructs a client for the penstock.v1.GatewayService service. By
@@ -284,14 +290,21 @@ func NewGatewayServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(gatewayServiceMethods.ByName("Renew")),
 			connect.WithClientOptions(opts...),
 		),
+		watchBlocks: connect.NewClient[WatchBlocksRequest, WatchBlocksResponse](
+			httpClient,
+			baseURL+GatewayServiceWatchBlocksProcedure,
+			connect.WithSchema(gatewayServiceMethods.ByName("WatchBlocks")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // gatewayServiceClient implements GatewayServiceClient.
 type gatewayServiceClient struct {
-	watch  *connect.Client[WatchRequest, WatchResponse]
-	record *connect.Client[RecordRequest, RecordResponse]
-	renew  *connect.Client[RenewRequest, RenewResponse]
+	watch       *connect.Client[WatchRequest, WatchResponse]
+	record      *connect.Client[RecordRequest, RecordResponse]
+	renew       *connect.Client[RenewRequest, RenewResponse]
+	watchBlocks *connect.Client[WatchBlocksRequest, WatchBlocksResponse]
 }
 
 // Watch calls penstock.v1.GatewayService.Watch.
@@ -317,6 +330,11 @@ func (c *gatewayServiceClient) Renew(ctx context.Context, req *RenewRequest) (*R
 	return nil, err
 }
 
+// WatchBlocks calls penstock.v1.GatewayService.WatchBlocks.
+func (c *gatewayServiceClient) WatchBlocks(ctx context.Context, req *WatchBlocksRequest) (*connect.ServerStreamForClient[WatchBlocksResponse], error) {
+	return c.watchBlocks.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // GatewayServiceHandler is an implementation of the penstock.v1.GatewayService service.
 type GatewayServiceHandler interface {
 	// Watch: the whole view first, then changes, each with seq one higher. A gateway that misses one calls again.
@@ -325,6 +343,9 @@ type GatewayServiceHandler interface {
 	Record(context.Context, *RecordRequest) (*RecordResponse, error)
 	// Renew replaces the gateway's certificate before it expires.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// WatchBlocks: what engines' caches hold. A gateway says how far it came; it gets what it missed, or, where that is no longer
+	// kept, a snapshot; then changes as they come, each with seq one higher.
+	WatchBlocks(context.Context, *WatchBlocksRequest, *connect.ServerStream[WatchBlocksResponse]) error
 }
 
 // NewGatewayServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -352,6 +373,12 @@ func NewGatewayServiceHandler(svc GatewayServiceHandler, opts ...connect.Handler
 		connect.WithSchema(gatewayServiceMethods.ByName("Renew")),
 		connect.WithHandlerOptions(opts...),
 	)
+	gatewayServiceWatchBlocksHandler := connect.NewServerStreamHandlerSimple(
+		GatewayServiceWatchBlocksProcedure,
+		svc.WatchBlocks,
+		connect.WithSchema(gatewayServiceMethods.ByName("WatchBlocks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/penstock.v1.GatewayService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case GatewayServiceWatchProcedure:
@@ -360,6 +387,8 @@ func NewGatewayServiceHandler(svc GatewayServiceHandler, opts ...connect.Handler
 			gatewayServiceRecordHandler.ServeHTTP(w, r)
 		case GatewayServiceRenewProcedure:
 			gatewayServiceRenewHandler.ServeHTTP(w, r)
+		case GatewayServiceWatchBlocksProcedure:
+			gatewayServiceWatchBlocksHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -379,6 +408,10 @@ func (UnimplementedGatewayServiceHandler) Record(context.Context, *RecordRequest
 
 func (UnimplementedGatewayServiceHandler) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("penstock.v1.GatewayService.Renew is not implemented"))
+}
+
+func (UnimplementedGatewayServiceHandler) WatchBlocks(context.Context, *WatchBlocksRequest, *connect.ServerStream[WatchBlocksResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("penstock.v1.GatewayService.WatchBlocks is not implemented"))
 }
 
 // ControlServiceClient is a client for the penstock.v1.ControlService service.

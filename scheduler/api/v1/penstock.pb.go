@@ -2091,6 +2091,388 @@ func (x *BlockEvent) GetDpRank() uint32 {
 	return 0
 }
 
+// WatchBlocksRequest says where a gateway stands. Zero: it knows nothing.
+type WatchBlocksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Board         uint64                 `protobuf:"fixed64,1,opt,name=board,proto3" json:"board,omitempty"` // whose numbers seq is of: each start of a controller has others
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchBlocksRequest) Reset() {
+	*x = WatchBlocksRequest{}
+	mi := &file_v1_penstock_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchBlocksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchBlocksRequest) ProtoMessage() {}
+
+func (x *WatchBlocksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchBlocksRequest.ProtoReflect.Descriptor instead.
+func (*WatchBlocksRequest) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *WatchBlocksRequest) GetBoard() uint64 {
+	if x != nil {
+		return x.Board
+	}
+	return 0
+}
+
+func (x *WatchBlocksRequest) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+type WatchBlocksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Board         uint64                 `protobuf:"fixed64,1,opt,name=board,proto3" json:"board,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`          // of the last change in here; with a snapshot: where it stands
+	Seed          uint64                 `protobuf:"fixed64,3,opt,name=seed,proto3" json:"seed,omitempty"`       // secret of block names, as agents have it
+	Snapshot      []byte                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // a piece; they are put together in the order in which they come
+	More          bool                   `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`        // of the snapshot
+	Holders       []*BlockHolder         `protobuf:"bytes,6,rep,name=holders,proto3" json:"holders,omitempty"`   // all of them, with the last piece of a snapshot
+	Changes       []*BlockChange         `protobuf:"bytes,7,rep,name=changes,proto3" json:"changes,omitempty"`   // seq counts them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchBlocksResponse) Reset() {
+	*x = WatchBlocksResponse{}
+	mi := &file_v1_penstock_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchBlocksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchBlocksResponse) ProtoMessage() {}
+
+func (x *WatchBlocksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchBlocksResponse.ProtoReflect.Descriptor instead.
+func (*WatchBlocksResponse) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *WatchBlocksResponse) GetBoard() uint64 {
+	if x != nil {
+		return x.Board
+	}
+	return 0
+}
+
+func (x *WatchBlocksResponse) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *WatchBlocksResponse) GetSeed() uint64 {
+	if x != nil {
+		return x.Seed
+	}
+	return 0
+}
+
+func (x *WatchBlocksResponse) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *WatchBlocksResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *WatchBlocksResponse) GetHolders() []*BlockHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *WatchBlocksResponse) GetChanges() []*BlockChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// BlockHolder is who a worker of the index is.
+type BlockHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        uint32                 `protobuf:"varint,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Launch        string                 `protobuf:"bytes,2,opt,name=launch,proto3" json:"launch,omitempty"`
+	Run           string                 `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
+	DpRank        uint32                 `protobuf:"varint,4,opt,name=dp_rank,json=dpRank,proto3" json:"dp_rank,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockHolder) Reset() {
+	*x = BlockHolder{}
+	mi := &file_v1_penstock_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockHolder) ProtoMessage() {}
+
+func (x *BlockHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockHolder.ProtoReflect.Descriptor instead.
+func (*BlockHolder) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *BlockHolder) GetWorker() uint32 {
+	if x != nil {
+		return x.Worker
+	}
+	return 0
+}
+
+func (x *BlockHolder) GetLaunch() string {
+	if x != nil {
+		return x.Launch
+	}
+	return ""
+}
+
+func (x *BlockHolder) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *BlockHolder) GetDpRank() uint32 {
+	if x != nil {
+		return x.DpRank
+	}
+	return 0
+}
+
+// BlockChange is one change of the index.
+type BlockChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*BlockChange_Added
+	//	*BlockChange_Dropped
+	//	*BlockChange_Move
+	Body          isBlockChange_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockChange) Reset() {
+	*x = BlockChange{}
+	mi := &file_v1_penstock_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockChange) ProtoMessage() {}
+
+func (x *BlockChange) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockChange.ProtoReflect.Descriptor instead.
+func (*BlockChange) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *BlockChange) GetBody() isBlockChange_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *BlockChange) GetAdded() *BlockHolder {
+	if x != nil {
+		if x, ok := x.Body.(*BlockChange_Added); ok {
+			return x.Added
+		}
+	}
+	return nil
+}
+
+func (x *BlockChange) GetDropped() uint32 {
+	if x != nil {
+		if x, ok := x.Body.(*BlockChange_Dropped); ok {
+			return x.Dropped
+		}
+	}
+	return 0
+}
+
+func (x *BlockChange) GetMove() *BlockMove {
+	if x != nil {
+		if x, ok := x.Body.(*BlockChange_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
+type isBlockChange_Body interface {
+	isBlockChange_Body()
+}
+
+type BlockChange_Added struct {
+	Added *BlockHolder `protobuf:"bytes,1,opt,name=added,proto3,oneof"`
+}
+
+type BlockChange_Dropped struct {
+	Dropped uint32 `protobuf:"varint,2,opt,name=dropped,proto3,oneof"` // a worker
+}
+
+type BlockChange_Move struct {
+	Move *BlockMove `protobuf:"bytes,3,opt,name=move,proto3,oneof"`
+}
+
+func (*BlockChange_Added) isBlockChange_Body() {}
+
+func (*BlockChange_Dropped) isBlockChange_Body() {}
+
+func (*BlockChange_Move) isBlockChange_Body() {}
+
+// BlockMove is one change of what a worker holds.
+type BlockMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        uint32                 `protobuf:"varint,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Kind          BlockEvent_Kind        `protobuf:"varint,2,opt,name=kind,proto3,enum=penstock.v1.BlockEvent_Kind" json:"kind,omitempty"`
+	Tiers         uint32                 `protobuf:"varint,3,opt,name=tiers,proto3" json:"tiers,omitempty"` // bits, fastest first; of stored and removed exactly one
+	Blocks        []uint64               `protobuf:"fixed64,4,rep,packed,name=blocks,proto3" json:"blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockMove) Reset() {
+	*x = BlockMove{}
+	mi := &file_v1_penstock_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockMove) ProtoMessage() {}
+
+func (x *BlockMove) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockMove.ProtoReflect.Descriptor instead.
+func (*BlockMove) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *BlockMove) GetWorker() uint32 {
+	if x != nil {
+		return x.Worker
+	}
+	return 0
+}
+
+func (x *BlockMove) GetKind() BlockEvent_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return BlockEvent_KIND_UNSPECIFIED
+}
+
+func (x *BlockMove) GetTiers() uint32 {
+	if x != nil {
+		return x.Tiers
+	}
+	return 0
+}
+
+func (x *BlockMove) GetBlocks() []uint64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
@@ -2102,7 +2484,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[23]
+	mi := &file_v1_penstock_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2496,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[23]
+	mi := &file_v1_penstock_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2509,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{23}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchRequest) GetGateway() string {
@@ -2168,7 +2550,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[24]
+	mi := &file_v1_penstock_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2562,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[24]
+	mi := &file_v1_penstock_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2575,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{24}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchResponse) GetSeq() uint64 {
@@ -2284,7 +2666,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_v1_penstock_proto_msgTypes[25]
+	mi := &file_v1_penstock_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2678,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[25]
+	mi := &file_v1_penstock_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2691,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{25}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Replica) GetLaunch() string {
@@ -2440,7 +2822,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_v1_penstock_proto_msgTypes[26]
+	mi := &file_v1_penstock_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2834,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[26]
+	mi := &file_v1_penstock_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2847,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{26}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Model) GetName() string {
@@ -2536,7 +2918,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_v1_penstock_proto_msgTypes[27]
+	mi := &file_v1_penstock_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2930,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[27]
+	mi := &file_v1_penstock_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2943,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{27}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Key) GetId() string {
@@ -2651,7 +3033,7 @@ type RecordRequest struct {
 
 func (x *RecordRequest) Reset() {
 	*x = RecordRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[28]
+	mi := &file_v1_penstock_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +3045,7 @@ func (x *RecordRequest) String() string {
 func (*RecordRequest) ProtoMessage() {}
 
 func (x *RecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[28]
+	mi := &file_v1_penstock_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +3058,7 @@ func (x *RecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordRequest.ProtoReflect.Descriptor instead.
 func (*RecordRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{28}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RecordRequest) GetGateway() string {
@@ -2701,7 +3083,7 @@ type RecordResponse struct {
 
 func (x *RecordResponse) Reset() {
 	*x = RecordResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[29]
+	mi := &file_v1_penstock_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +3095,7 @@ func (x *RecordResponse) String() string {
 func (*RecordResponse) ProtoMessage() {}
 
 func (x *RecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[29]
+	mi := &file_v1_penstock_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +3108,7 @@ func (x *RecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordResponse.ProtoReflect.Descriptor instead.
 func (*RecordResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{29}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{34}
 }
 
 // RequestRecord is the life of one request at a gateway. It never holds prompt or answer text.
@@ -2750,13 +3132,15 @@ type RequestRecord struct {
 	CompletionTokens uint64                 `protobuf:"varint,16,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
 	UsageCounted     bool                   `protobuf:"varint,17,opt,name=usage_counted,json=usageCounted,proto3" json:"usage_counted,omitempty"` // settled by counted tokens because the engine's own usage never came
 	Stream           bool                   `protobuf:"varint,18,opt,name=stream,proto3" json:"stream,omitempty"`
+	PrefixKeys       string                 `protobuf:"bytes,19,opt,name=prefix_keys,json=prefixKeys,proto3" json:"prefix_keys,omitempty"` // how the prompt was looked up in caches: exact, conversation, text, none; empty = not at all
+	PrefixMs         float64                `protobuf:"fixed64,20,opt,name=prefix_ms,json=prefixMs,proto3" json:"prefix_ms,omitempty"`     // what finding these keys took
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *RequestRecord) Reset() {
 	*x = RequestRecord{}
-	mi := &file_v1_penstock_proto_msgTypes[30]
+	mi := &file_v1_penstock_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2768,7 +3152,7 @@ func (x *RequestRecord) String() string {
 func (*RequestRecord) ProtoMessage() {}
 
 func (x *RequestRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[30]
+	mi := &file_v1_penstock_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2781,7 +3165,7 @@ func (x *RequestRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRecord.ProtoReflect.Descriptor instead.
 func (*RequestRecord) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{30}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RequestRecord) GetId() string {
@@ -2910,24 +3294,41 @@ func (x *RequestRecord) GetStream() bool {
 	return false
 }
 
+func (x *RequestRecord) GetPrefixKeys() string {
+	if x != nil {
+		return x.PrefixKeys
+	}
+	return ""
+}
+
+func (x *RequestRecord) GetPrefixMs() float64 {
+	if x != nil {
+		return x.PrefixMs
+	}
+	return 0
+}
+
 type Attempt struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Launch        string                 `protobuf:"bytes,1,opt,name=launch,proto3" json:"launch,omitempty"`
-	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"` // deployment/role/index
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	PredictedMs   float64                `protobuf:"fixed64,4,opt,name=predicted_ms,json=predictedMs,proto3" json:"predicted_ms,omitempty"`
-	PartsMs       map[string]float64     `protobuf:"bytes,5,rep,name=parts_ms,json=partsMs,proto3" json:"parts_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
-	RunnersUp     []*RunnerUp            `protobuf:"bytes,6,rep,name=runners_up,json=runnersUp,proto3" json:"runners_up,omitempty"`
-	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`  // why this one
-	End           string                 `protobuf:"bytes,8,opt,name=end,proto3" json:"end,omitempty"`        // how it ended, if not well
-	Tokens        uint64                 `protobuf:"varint,9,opt,name=tokens,proto3" json:"tokens,omitempty"` // taken from this replica
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Launch         string                 `protobuf:"bytes,1,opt,name=launch,proto3" json:"launch,omitempty"`
+	Replica        string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"` // deployment/role/index
+	Epoch          uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	PredictedMs    float64                `protobuf:"fixed64,4,opt,name=predicted_ms,json=predictedMs,proto3" json:"predicted_ms,omitempty"`
+	PartsMs        map[string]float64     `protobuf:"bytes,5,rep,name=parts_ms,json=partsMs,proto3" json:"parts_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	RunnersUp      []*RunnerUp            `protobuf:"bytes,6,rep,name=runners_up,json=runnersUp,proto3" json:"runners_up,omitempty"`
+	Reason         string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`                                            // why this one
+	End            string                 `protobuf:"bytes,8,opt,name=end,proto3" json:"end,omitempty"`                                                  // how it ended, if not well
+	Tokens         uint64                 `protobuf:"varint,9,opt,name=tokens,proto3" json:"tokens,omitempty"`                                           // taken from this replica
+	ExpectedMs     float64                `protobuf:"fixed64,10,opt,name=expected_ms,json=expectedMs,proto3" json:"expected_ms,omitempty"`               // of predicted_ms, until the first token; the rest is what it costs others
+	FirstTokenMs   *float64               `protobuf:"fixed64,11,opt,name=first_token_ms,json=firstTokenMs,proto3,oneof" json:"first_token_ms,omitempty"` // what it took
+	ExpectedCached uint64                 `protobuf:"varint,12,opt,name=expected_cached,json=expectedCached,proto3" json:"expected_cached,omitempty"`    // prompt tokens that were thought to be in its caches
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_v1_penstock_proto_msgTypes[31]
+	mi := &file_v1_penstock_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3340,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[31]
+	mi := &file_v1_penstock_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3353,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{31}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Attempt) GetLaunch() string {
@@ -3018,6 +3419,27 @@ func (x *Attempt) GetTokens() uint64 {
 	return 0
 }
 
+func (x *Attempt) GetExpectedMs() float64 {
+	if x != nil {
+		return x.ExpectedMs
+	}
+	return 0
+}
+
+func (x *Attempt) GetFirstTokenMs() float64 {
+	if x != nil && x.FirstTokenMs != nil {
+		return *x.FirstTokenMs
+	}
+	return 0
+}
+
+func (x *Attempt) GetExpectedCached() uint64 {
+	if x != nil {
+		return x.ExpectedCached
+	}
+	return 0
+}
+
 type RunnerUp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Launch        string                 `protobuf:"bytes,1,opt,name=launch,proto3" json:"launch,omitempty"`
@@ -3029,7 +3451,7 @@ type RunnerUp struct {
 
 func (x *RunnerUp) Reset() {
 	*x = RunnerUp{}
-	mi := &file_v1_penstock_proto_msgTypes[32]
+	mi := &file_v1_penstock_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3041,7 +3463,7 @@ func (x *RunnerUp) String() string {
 func (*RunnerUp) ProtoMessage() {}
 
 func (x *RunnerUp) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[32]
+	mi := &file_v1_penstock_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3054,7 +3476,7 @@ func (x *RunnerUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerUp.ProtoReflect.Descriptor instead.
 func (*RunnerUp) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{32}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RunnerUp) GetLaunch() string {
@@ -3089,7 +3511,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[33]
+	mi := &file_v1_penstock_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3523,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[33]
+	mi := &file_v1_penstock_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3536,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{33}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EnrollRequest) GetToken() string {
@@ -3148,7 +3570,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[34]
+	mi := &file_v1_penstock_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3582,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[34]
+	mi := &file_v1_penstock_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3595,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{34}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EnrollResponse) GetCertificatePem() []byte {
@@ -3200,7 +3622,7 @@ type GatewayTokenRequest struct {
 
 func (x *GatewayTokenRequest) Reset() {
 	*x = GatewayTokenRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[35]
+	mi := &file_v1_penstock_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3634,7 @@ func (x *GatewayTokenRequest) String() string {
 func (*GatewayTokenRequest) ProtoMessage() {}
 
 func (x *GatewayTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[35]
+	mi := &file_v1_penstock_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3647,7 @@ func (x *GatewayTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayTokenRequest.ProtoReflect.Descriptor instead.
 func (*GatewayTokenRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{35}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GatewayTokenRequest) GetName() string {
@@ -3253,7 +3675,7 @@ type GatewayTokenResponse struct {
 
 func (x *GatewayTokenResponse) Reset() {
 	*x = GatewayTokenResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[36]
+	mi := &file_v1_penstock_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3687,7 @@ func (x *GatewayTokenResponse) String() string {
 func (*GatewayTokenResponse) ProtoMessage() {}
 
 func (x *GatewayTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[36]
+	mi := &file_v1_penstock_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3700,7 @@ func (x *GatewayTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayTokenResponse.ProtoReflect.Descriptor instead.
 func (*GatewayTokenResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{36}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GatewayTokenResponse) GetToken() string {
@@ -3310,7 +3732,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[37]
+	mi := &file_v1_penstock_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3322,7 +3744,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[37]
+	mi := &file_v1_penstock_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3335,7 +3757,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{37}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{42}
 }
 
 type ShutdownResponse struct {
@@ -3346,7 +3768,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[38]
+	mi := &file_v1_penstock_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +3780,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[38]
+	mi := &file_v1_penstock_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +3793,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{38}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{43}
 }
 
 type ApplyRequest struct {
@@ -3384,7 +3806,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[39]
+	mi := &file_v1_penstock_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3818,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[39]
+	mi := &file_v1_penstock_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3831,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{39}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ApplyRequest) GetYaml() string {
@@ -3438,7 +3860,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[40]
+	mi := &file_v1_penstock_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3450,7 +3872,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[40]
+	mi := &file_v1_penstock_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3463,7 +3885,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{40}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ApplyResponse) GetDeployment() string {
@@ -3504,7 +3926,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[41]
+	mi := &file_v1_penstock_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +3938,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[41]
+	mi := &file_v1_penstock_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +3951,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{41}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PlanRequest) GetYaml() string {
@@ -3559,7 +3981,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[42]
+	mi := &file_v1_penstock_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3993,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[42]
+	mi := &file_v1_penstock_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +4006,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{42}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PlanResponse) GetDeployment() string {
@@ -3639,7 +4061,7 @@ type Action struct {
 
 func (x *Action) Reset() {
 	*x = Action{}
-	mi := &file_v1_penstock_proto_msgTypes[43]
+	mi := &file_v1_penstock_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3651,7 +4073,7 @@ func (x *Action) String() string {
 func (*Action) ProtoMessage() {}
 
 func (x *Action) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[43]
+	mi := &file_v1_penstock_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3664,7 +4086,7 @@ func (x *Action) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Action.ProtoReflect.Descriptor instead.
 func (*Action) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{43}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Action) GetVerb() string {
@@ -3739,7 +4161,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[44]
+	mi := &file_v1_penstock_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +4173,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[44]
+	mi := &file_v1_penstock_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +4186,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{44}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StatusRequest) GetDeployment() string {
@@ -3787,7 +4209,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[45]
+	mi := &file_v1_penstock_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +4221,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[45]
+	mi := &file_v1_penstock_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +4234,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{45}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StatusResponse) GetTerm() uint64 {
@@ -3861,7 +4283,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[46]
+	mi := &file_v1_penstock_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3873,7 +4295,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[46]
+	mi := &file_v1_penstock_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3886,7 +4308,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{46}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GatewayStatus) GetName() string {
@@ -3929,7 +4351,7 @@ type DeploymentStatus struct {
 
 func (x *DeploymentStatus) Reset() {
 	*x = DeploymentStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[47]
+	mi := &file_v1_penstock_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3941,7 +4363,7 @@ func (x *DeploymentStatus) String() string {
 func (*DeploymentStatus) ProtoMessage() {}
 
 func (x *DeploymentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[47]
+	mi := &file_v1_penstock_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3954,7 +4376,7 @@ func (x *DeploymentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeploymentStatus.ProtoReflect.Descriptor instead.
 func (*DeploymentStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{47}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DeploymentStatus) GetName() string {
@@ -4049,7 +4471,7 @@ type RoleStatus struct {
 
 func (x *RoleStatus) Reset() {
 	*x = RoleStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[48]
+	mi := &file_v1_penstock_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4061,7 +4483,7 @@ func (x *RoleStatus) String() string {
 func (*RoleStatus) ProtoMessage() {}
 
 func (x *RoleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[48]
+	mi := &file_v1_penstock_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4074,7 +4496,7 @@ func (x *RoleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleStatus.ProtoReflect.Descriptor instead.
 func (*RoleStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{48}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RoleStatus) GetRole() string {
@@ -4158,7 +4580,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[49]
+	mi := &file_v1_penstock_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4170,7 +4592,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[49]
+	mi := &file_v1_penstock_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4183,7 +4605,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{49}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReplicaStatus) GetLaunch() string {
@@ -4376,7 +4798,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_v1_penstock_proto_msgTypes[50]
+	mi := &file_v1_penstock_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4388,7 +4810,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[50]
+	mi := &file_v1_penstock_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4401,7 +4823,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{50}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Handover) GetLeaveBy() *timestamppb.Timestamp {
@@ -4503,7 +4925,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[51]
+	mi := &file_v1_penstock_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +4937,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[51]
+	mi := &file_v1_penstock_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +4950,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{51}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{56}
 }
 
 type NodesResponse struct {
@@ -4541,7 +4963,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[52]
+	mi := &file_v1_penstock_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4553,7 +4975,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[52]
+	mi := &file_v1_penstock_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4566,7 +4988,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{52}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *NodesResponse) GetNodes() []*NodeStatus {
@@ -4605,7 +5027,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[53]
+	mi := &file_v1_penstock_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4617,7 +5039,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[53]
+	mi := &file_v1_penstock_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4630,7 +5052,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{53}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -4745,7 +5167,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[54]
+	mi := &file_v1_penstock_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4757,7 +5179,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[54]
+	mi := &file_v1_penstock_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4770,7 +5192,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{54}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LogsRequest) GetDeployment() string {
@@ -4826,7 +5248,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[55]
+	mi := &file_v1_penstock_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4838,7 +5260,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[55]
+	mi := &file_v1_penstock_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4851,7 +5273,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{55}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LogsResponse) GetReplica() string {
@@ -4885,7 +5307,7 @@ type ScaleRequest struct {
 
 func (x *ScaleRequest) Reset() {
 	*x = ScaleRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[56]
+	mi := &file_v1_penstock_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4897,7 +5319,7 @@ func (x *ScaleRequest) String() string {
 func (*ScaleRequest) ProtoMessage() {}
 
 func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[56]
+	mi := &file_v1_penstock_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4910,7 +5332,7 @@ func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleRequest.ProtoReflect.Descriptor instead.
 func (*ScaleRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{56}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ScaleRequest) GetDeployment() string {
@@ -4937,7 +5359,7 @@ type ScaleResponse struct {
 
 func (x *ScaleResponse) Reset() {
 	*x = ScaleResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[57]
+	mi := &file_v1_penstock_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5371,7 @@ func (x *ScaleResponse) String() string {
 func (*ScaleResponse) ProtoMessage() {}
 
 func (x *ScaleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[57]
+	mi := &file_v1_penstock_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5384,7 @@ func (x *ScaleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleResponse.ProtoReflect.Descriptor instead.
 func (*ScaleResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{57}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ScaleResponse) GetDeployment() string {
@@ -4991,7 +5413,7 @@ type DrainReplicaRequest struct {
 
 func (x *DrainReplicaRequest) Reset() {
 	*x = DrainReplicaRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[58]
+	mi := &file_v1_penstock_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5003,7 +5425,7 @@ func (x *DrainReplicaRequest) String() string {
 func (*DrainReplicaRequest) ProtoMessage() {}
 
 func (x *DrainReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[58]
+	mi := &file_v1_penstock_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5016,7 +5438,7 @@ func (x *DrainReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReplicaRequest.ProtoReflect.Descriptor instead.
 func (*DrainReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{58}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DrainReplicaRequest) GetDeployment() string {
@@ -5056,7 +5478,7 @@ type DrainReplicaResponse struct {
 
 func (x *DrainReplicaResponse) Reset() {
 	*x = DrainReplicaResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[59]
+	mi := &file_v1_penstock_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5068,7 +5490,7 @@ func (x *DrainReplicaResponse) String() string {
 func (*DrainReplicaResponse) ProtoMessage() {}
 
 func (x *DrainReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[59]
+	mi := &file_v1_penstock_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5081,7 +5503,7 @@ func (x *DrainReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReplicaResponse.ProtoReflect.Descriptor instead.
 func (*DrainReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{59}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DrainReplicaResponse) GetLaunches() []string {
@@ -5102,7 +5524,7 @@ type StopDeploymentRequest struct {
 
 func (x *StopDeploymentRequest) Reset() {
 	*x = StopDeploymentRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[60]
+	mi := &file_v1_penstock_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5114,7 +5536,7 @@ func (x *StopDeploymentRequest) String() string {
 func (*StopDeploymentRequest) ProtoMessage() {}
 
 func (x *StopDeploymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[60]
+	mi := &file_v1_penstock_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5127,7 +5549,7 @@ func (x *StopDeploymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopDeploymentRequest.ProtoReflect.Descriptor instead.
 func (*StopDeploymentRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{60}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *StopDeploymentRequest) GetDeployment() string {
@@ -5160,7 +5582,7 @@ type StopDeploymentResponse struct {
 
 func (x *StopDeploymentResponse) Reset() {
 	*x = StopDeploymentResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[61]
+	mi := &file_v1_penstock_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5172,7 +5594,7 @@ func (x *StopDeploymentResponse) String() string {
 func (*StopDeploymentResponse) ProtoMessage() {}
 
 func (x *StopDeploymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[61]
+	mi := &file_v1_penstock_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5185,7 +5607,7 @@ func (x *StopDeploymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopDeploymentResponse.ProtoReflect.Descriptor instead.
 func (*StopDeploymentResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{61}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *StopDeploymentResponse) GetDeployments() []string {
@@ -5203,7 +5625,7 @@ type EndpointRequest struct {
 
 func (x *EndpointRequest) Reset() {
 	*x = EndpointRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[62]
+	mi := &file_v1_penstock_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5215,7 +5637,7 @@ func (x *EndpointRequest) String() string {
 func (*EndpointRequest) ProtoMessage() {}
 
 func (x *EndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[62]
+	mi := &file_v1_penstock_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5228,7 +5650,7 @@ func (x *EndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRequest.ProtoReflect.Descriptor instead.
 func (*EndpointRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{62}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{67}
 }
 
 type EndpointResponse struct {
@@ -5244,7 +5666,7 @@ type EndpointResponse struct {
 
 func (x *EndpointResponse) Reset() {
 	*x = EndpointResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[63]
+	mi := &file_v1_penstock_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5256,7 +5678,7 @@ func (x *EndpointResponse) String() string {
 func (*EndpointResponse) ProtoMessage() {}
 
 func (x *EndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[63]
+	mi := &file_v1_penstock_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5269,7 +5691,7 @@ func (x *EndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointResponse.ProtoReflect.Descriptor instead.
 func (*EndpointResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{63}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *EndpointResponse) GetUrl() string {
@@ -5322,7 +5744,7 @@ type CreateKeyRequest struct {
 
 func (x *CreateKeyRequest) Reset() {
 	*x = CreateKeyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[64]
+	mi := &file_v1_penstock_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5334,7 +5756,7 @@ func (x *CreateKeyRequest) String() string {
 func (*CreateKeyRequest) ProtoMessage() {}
 
 func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[64]
+	mi := &file_v1_penstock_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5347,7 +5769,7 @@ func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{64}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CreateKeyRequest) GetName() string {
@@ -5409,7 +5831,7 @@ type CreateKeyResponse struct {
 
 func (x *CreateKeyResponse) Reset() {
 	*x = CreateKeyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[65]
+	mi := &file_v1_penstock_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5421,7 +5843,7 @@ func (x *CreateKeyResponse) String() string {
 func (*CreateKeyResponse) ProtoMessage() {}
 
 func (x *CreateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[65]
+	mi := &file_v1_penstock_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5434,7 +5856,7 @@ func (x *CreateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{65}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CreateKeyResponse) GetKey() *Key {
@@ -5459,7 +5881,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[66]
+	mi := &file_v1_penstock_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5471,7 +5893,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[66]
+	mi := &file_v1_penstock_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5484,7 +5906,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{66}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{71}
 }
 
 type ListKeysResponse struct {
@@ -5496,7 +5918,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[67]
+	mi := &file_v1_penstock_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5508,7 +5930,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[67]
+	mi := &file_v1_penstock_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5521,7 +5943,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{67}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListKeysResponse) GetKeys() []*Key {
@@ -5540,7 +5962,7 @@ type RevokeKeyRequest struct {
 
 func (x *RevokeKeyRequest) Reset() {
 	*x = RevokeKeyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[68]
+	mi := &file_v1_penstock_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5552,7 +5974,7 @@ func (x *RevokeKeyRequest) String() string {
 func (*RevokeKeyRequest) ProtoMessage() {}
 
 func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[68]
+	mi := &file_v1_penstock_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5565,7 +5987,7 @@ func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{68}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RevokeKeyRequest) GetId() string {
@@ -5584,7 +6006,7 @@ type RevokeKeyResponse struct {
 
 func (x *RevokeKeyResponse) Reset() {
 	*x = RevokeKeyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[69]
+	mi := &file_v1_penstock_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5596,7 +6018,7 @@ func (x *RevokeKeyResponse) String() string {
 func (*RevokeKeyResponse) ProtoMessage() {}
 
 func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[69]
+	mi := &file_v1_penstock_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5609,7 +6031,7 @@ func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{69}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RevokeKeyResponse) GetId() string {
@@ -5630,7 +6052,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[70]
+	mi := &file_v1_penstock_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5642,7 +6064,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[70]
+	mi := &file_v1_penstock_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5655,7 +6077,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{70}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *EventsRequest) GetDeployment() string {
@@ -5688,7 +6110,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[71]
+	mi := &file_v1_penstock_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5700,7 +6122,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[71]
+	mi := &file_v1_penstock_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5713,7 +6135,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{71}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *EventsResponse) GetEvent() *Event {
@@ -5739,7 +6161,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_v1_penstock_proto_msgTypes[72]
+	mi := &file_v1_penstock_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5751,7 +6173,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[72]
+	mi := &file_v1_penstock_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5764,7 +6186,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{72}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Event) GetAt() *timestamppb.Timestamp {
@@ -5832,7 +6254,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[73]
+	mi := &file_v1_penstock_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5844,7 +6266,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[73]
+	mi := &file_v1_penstock_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5857,7 +6279,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{73}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -5876,7 +6298,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[74]
+	mi := &file_v1_penstock_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5888,7 +6310,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[74]
+	mi := &file_v1_penstock_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5901,7 +6323,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{74}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *WhyResponse) GetRecord() *RequestRecord {
@@ -5919,7 +6341,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[75]
+	mi := &file_v1_penstock_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5931,7 +6353,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[75]
+	mi := &file_v1_penstock_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5944,7 +6366,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{75}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{80}
 }
 
 type VersionResponse struct {
@@ -5960,7 +6382,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[76]
+	mi := &file_v1_penstock_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5972,7 +6394,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[76]
+	mi := &file_v1_penstock_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5985,7 +6407,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{76}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -6037,7 +6459,7 @@ type KVRequest struct {
 
 func (x *KVRequest) Reset() {
 	*x = KVRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[77]
+	mi := &file_v1_penstock_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6049,7 +6471,7 @@ func (x *KVRequest) String() string {
 func (*KVRequest) ProtoMessage() {}
 
 func (x *KVRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[77]
+	mi := &file_v1_penstock_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6062,7 +6484,7 @@ func (x *KVRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVRequest.ProtoReflect.Descriptor instead.
 func (*KVRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{77}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *KVRequest) GetDeployment() string {
@@ -6117,7 +6539,7 @@ type KVResponse struct {
 
 func (x *KVResponse) Reset() {
 	*x = KVResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[78]
+	mi := &file_v1_penstock_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6129,7 +6551,7 @@ func (x *KVResponse) String() string {
 func (*KVResponse) ProtoMessage() {}
 
 func (x *KVResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[78]
+	mi := &file_v1_penstock_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6142,7 +6564,7 @@ func (x *KVResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVResponse.ProtoReflect.Descriptor instead.
 func (*KVResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{78}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *KVResponse) GetDeployment() string {
@@ -6224,7 +6646,7 @@ type KVTier struct {
 
 func (x *KVTier) Reset() {
 	*x = KVTier{}
-	mi := &file_v1_penstock_proto_msgTypes[79]
+	mi := &file_v1_penstock_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6236,7 +6658,7 @@ func (x *KVTier) String() string {
 func (*KVTier) ProtoMessage() {}
 
 func (x *KVTier) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[79]
+	mi := &file_v1_penstock_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6249,7 +6671,7 @@ func (x *KVTier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVTier.ProtoReflect.Descriptor instead.
 func (*KVTier) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{79}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *KVTier) GetTier() string {
@@ -6365,7 +6787,7 @@ type KVBlock struct {
 
 func (x *KVBlock) Reset() {
 	*x = KVBlock{}
-	mi := &file_v1_penstock_proto_msgTypes[80]
+	mi := &file_v1_penstock_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6377,7 +6799,7 @@ func (x *KVBlock) String() string {
 func (*KVBlock) ProtoMessage() {}
 
 func (x *KVBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[80]
+	mi := &file_v1_penstock_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6390,7 +6812,7 @@ func (x *KVBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVBlock.ProtoReflect.Descriptor instead.
 func (*KVBlock) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{80}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *KVBlock) GetSpace() []byte {
@@ -6450,7 +6872,7 @@ type KVMoved struct {
 
 func (x *KVMoved) Reset() {
 	*x = KVMoved{}
-	mi := &file_v1_penstock_proto_msgTypes[81]
+	mi := &file_v1_penstock_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6462,7 +6884,7 @@ func (x *KVMoved) String() string {
 func (*KVMoved) ProtoMessage() {}
 
 func (x *KVMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[81]
+	mi := &file_v1_penstock_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6475,7 +6897,7 @@ func (x *KVMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVMoved.ProtoReflect.Descriptor instead.
 func (*KVMoved) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{81}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *KVMoved) GetBlocks() uint64 {
@@ -6734,7 +7156,33 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_STORED\x10\x01\x12\x10\n" +
 	"\fKIND_REMOVED\x10\x02\x12\x10\n" +
-	"\fKIND_CLEARED\x10\x03\"T\n" +
+	"\fKIND_CLEARED\x10\x03\"<\n" +
+	"\x12WatchBlocksRequest\x12\x14\n" +
+	"\x05board\x18\x01 \x01(\x06R\x05board\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xe9\x01\n" +
+	"\x13WatchBlocksResponse\x12\x14\n" +
+	"\x05board\x18\x01 \x01(\x06R\x05board\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04seed\x18\x03 \x01(\x06R\x04seed\x12\x1a\n" +
+	"\bsnapshot\x18\x04 \x01(\fR\bsnapshot\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\x122\n" +
+	"\aholders\x18\x06 \x03(\v2\x18.penstock.v1.BlockHolderR\aholders\x122\n" +
+	"\achanges\x18\a \x03(\v2\x18.penstock.v1.BlockChangeR\achanges\"h\n" +
+	"\vBlockHolder\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\rR\x06worker\x12\x16\n" +
+	"\x06launch\x18\x02 \x01(\tR\x06launch\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\tR\x03run\x12\x17\n" +
+	"\adp_rank\x18\x04 \x01(\rR\x06dpRank\"\x91\x01\n" +
+	"\vBlockChange\x120\n" +
+	"\x05added\x18\x01 \x01(\v2\x18.penstock.v1.BlockHolderH\x00R\x05added\x12\x1a\n" +
+	"\adropped\x18\x02 \x01(\rH\x00R\adropped\x12,\n" +
+	"\x04move\x18\x03 \x01(\v2\x16.penstock.v1.BlockMoveH\x00R\x04moveB\x06\n" +
+	"\x04body\"\x83\x01\n" +
+	"\tBlockMove\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\rR\x06worker\x120\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1c.penstock.v1.BlockEvent.KindR\x04kind\x12\x14\n" +
+	"\x05tiers\x18\x03 \x01(\rR\x05tiers\x12\x16\n" +
+	"\x06blocks\x18\x04 \x03(\x06R\x06blocks\"T\n" +
 	"\fWatchRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
@@ -6801,7 +7249,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\rRecordRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x124\n" +
 	"\arecords\x18\x02 \x03(\v2\x1a.penstock.v1.RequestRecordR\arecords\"\x10\n" +
-	"\x0eRecordResponse\"\xcc\x04\n" +
+	"\x0eRecordResponse\"\x8a\x05\n" +
 	"\rRequestRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
@@ -6821,7 +7269,10 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\rcached_tokens\x18\x0f \x01(\x04R\fcachedTokens\x12+\n" +
 	"\x11completion_tokens\x18\x10 \x01(\x04R\x10completionTokens\x12#\n" +
 	"\rusage_counted\x18\x11 \x01(\bR\fusageCounted\x12\x16\n" +
-	"\x06stream\x18\x12 \x01(\bR\x06stream\"\xe6\x02\n" +
+	"\x06stream\x18\x12 \x01(\bR\x06stream\x12\x1f\n" +
+	"\vprefix_keys\x18\x13 \x01(\tR\n" +
+	"prefixKeys\x12\x1b\n" +
+	"\tprefix_ms\x18\x14 \x01(\x01R\bprefixMs\"\xee\x03\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06launch\x18\x01 \x01(\tR\x06launch\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12\x14\n" +
@@ -6832,10 +7283,16 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"runners_up\x18\x06 \x03(\v2\x15.penstock.v1.RunnerUpR\trunnersUp\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12\x10\n" +
 	"\x03end\x18\b \x01(\tR\x03end\x12\x16\n" +
-	"\x06tokens\x18\t \x01(\x04R\x06tokens\x1a:\n" +
+	"\x06tokens\x18\t \x01(\x04R\x06tokens\x12\x1f\n" +
+	"\vexpected_ms\x18\n" +
+	" \x01(\x01R\n" +
+	"expectedMs\x12)\n" +
+	"\x0efirst_token_ms\x18\v \x01(\x01H\x00R\ffirstTokenMs\x88\x01\x01\x12'\n" +
+	"\x0fexpected_cached\x18\f \x01(\x04R\x0eexpectedCached\x1a:\n" +
 	"\fPartsMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"_\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x11\n" +
+	"\x0f_first_token_ms\"_\n" +
 	"\bRunnerUp\x12\x16\n" +
 	"\x06launch\x18\x01 \x01(\tR\x06launch\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12!\n" +
@@ -7161,11 +7618,12 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\fAgentService\x12;\n" +
 	"\x04Join\x12\x18.penstock.v1.JoinRequest\x1a\x19.penstock.v1.JoinResponse\x12>\n" +
 	"\x05Renew\x12\x19.penstock.v1.RenewRequest\x1a\x1a.penstock.v1.RenewResponse\x12E\n" +
-	"\x06Report\x12\x1a.penstock.v1.ReportRequest\x1a\x1b.penstock.v1.ReportResponse(\x010\x012\xd5\x01\n" +
+	"\x06Report\x12\x1a.penstock.v1.ReportRequest\x1a\x1b.penstock.v1.ReportResponse(\x010\x012\xa9\x02\n" +
 	"\x0eGatewayService\x12@\n" +
 	"\x05Watch\x12\x19.penstock.v1.WatchRequest\x1a\x1a.penstock.v1.WatchResponse0\x01\x12A\n" +
 	"\x06Record\x12\x1a.penstock.v1.RecordRequest\x1a\x1b.penstock.v1.RecordResponse\x12>\n" +
-	"\x05Renew\x12\x19.penstock.v1.RenewRequest\x1a\x1a.penstock.v1.RenewResponse2\x85\n" +
+	"\x05Renew\x12\x19.penstock.v1.RenewRequest\x1a\x1a.penstock.v1.RenewResponse\x12R\n" +
+	"\vWatchBlocks\x12\x1f.penstock.v1.WatchBlocksRequest\x1a .penstock.v1.WatchBlocksResponse0\x012\x85\n" +
 	"\n" +
 	"\x0eControlService\x12>\n" +
 	"\x05Apply\x12\x19.penstock.v1.ApplyRequest\x1a\x1a.penstock.v1.ApplyResponse\x12;\n" +
@@ -7202,7 +7660,7 @@ func file_v1_penstock_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_penstock_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
+var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
 var file_v1_penstock_proto_goTypes = []any{
 	(Phase)(0),                     // 0: penstock.v1.Phase
 	(BlockEvent_Kind)(0),           // 1: penstock.v1.BlockEvent.Kind
@@ -7229,73 +7687,78 @@ var file_v1_penstock_proto_goTypes = []any{
 	(*Ports)(nil),                  // 22: penstock.v1.Ports
 	(*Port)(nil),                   // 23: penstock.v1.Port
 	(*BlockEvent)(nil),             // 24: penstock.v1.BlockEvent
-	(*WatchRequest)(nil),           // 25: penstock.v1.WatchRequest
-	(*WatchResponse)(nil),          // 26: penstock.v1.WatchResponse
-	(*Replica)(nil),                // 27: penstock.v1.Replica
-	(*Model)(nil),                  // 28: penstock.v1.Model
-	(*Key)(nil),                    // 29: penstock.v1.Key
-	(*RecordRequest)(nil),          // 30: penstock.v1.RecordRequest
-	(*RecordResponse)(nil),         // 31: penstock.v1.RecordResponse
-	(*RequestRecord)(nil),          // 32: penstock.v1.RequestRecord
-	(*Attempt)(nil),                // 33: penstock.v1.Attempt
-	(*RunnerUp)(nil),               // 34: penstock.v1.RunnerUp
-	(*EnrollRequest)(nil),          // 35: penstock.v1.EnrollRequest
-	(*EnrollResponse)(nil),         // 36: penstock.v1.EnrollResponse
-	(*GatewayTokenRequest)(nil),    // 37: penstock.v1.GatewayTokenRequest
-	(*GatewayTokenResponse)(nil),   // 38: penstock.v1.GatewayTokenResponse
-	(*ShutdownRequest)(nil),        // 39: penstock.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 40: penstock.v1.ShutdownResponse
-	(*ApplyRequest)(nil),           // 41: penstock.v1.ApplyRequest
-	(*ApplyResponse)(nil),          // 42: penstock.v1.ApplyResponse
-	(*PlanRequest)(nil),            // 43: penstock.v1.PlanRequest
-	(*PlanResponse)(nil),           // 44: penstock.v1.PlanResponse
-	(*Action)(nil),                 // 45: penstock.v1.Action
-	(*StatusRequest)(nil),          // 46: penstock.v1.StatusRequest
-	(*StatusResponse)(nil),         // 47: penstock.v1.StatusResponse
-	(*GatewayStatus)(nil),          // 48: penstock.v1.GatewayStatus
-	(*DeploymentStatus)(nil),       // 49: penstock.v1.DeploymentStatus
-	(*RoleStatus)(nil),             // 50: penstock.v1.RoleStatus
-	(*ReplicaStatus)(nil),          // 51: penstock.v1.ReplicaStatus
-	(*Handover)(nil),               // 52: penstock.v1.Handover
-	(*NodesRequest)(nil),           // 53: penstock.v1.NodesRequest
-	(*NodesResponse)(nil),          // 54: penstock.v1.NodesResponse
-	(*NodeStatus)(nil),             // 55: penstock.v1.NodeStatus
-	(*LogsRequest)(nil),            // 56: penstock.v1.LogsRequest
-	(*LogsResponse)(nil),           // 57: penstock.v1.LogsResponse
-	(*ScaleRequest)(nil),           // 58: penstock.v1.ScaleRequest
-	(*ScaleResponse)(nil),          // 59: penstock.v1.ScaleResponse
-	(*DrainReplicaRequest)(nil),    // 60: penstock.v1.DrainReplicaRequest
-	(*DrainReplicaResponse)(nil),   // 61: penstock.v1.DrainReplicaResponse
-	(*StopDeploymentRequest)(nil),  // 62: penstock.v1.StopDeploymentRequest
-	(*StopDeploymentResponse)(nil), // 63: penstock.v1.StopDeploymentResponse
-	(*EndpointRequest)(nil),        // 64: penstock.v1.EndpointRequest
-	(*EndpointResponse)(nil),       // 65: penstock.v1.EndpointResponse
-	(*CreateKeyRequest)(nil),       // 66: penstock.v1.CreateKeyRequest
-	(*CreateKeyResponse)(nil),      // 67: penstock.v1.CreateKeyResponse
-	(*ListKeysRequest)(nil),        // 68: penstock.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 69: penstock.v1.ListKeysResponse
-	(*RevokeKeyRequest)(nil),       // 70: penstock.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),      // 71: penstock.v1.RevokeKeyResponse
-	(*EventsRequest)(nil),          // 72: penstock.v1.EventsRequest
-	(*EventsResponse)(nil),         // 73: penstock.v1.EventsResponse
-	(*Event)(nil),                  // 74: penstock.v1.Event
-	(*WhyRequest)(nil),             // 75: penstock.v1.WhyRequest
-	(*WhyResponse)(nil),            // 76: penstock.v1.WhyResponse
-	(*VersionRequest)(nil),         // 77: penstock.v1.VersionRequest
-	(*VersionResponse)(nil),        // 78: penstock.v1.VersionResponse
-	(*KVRequest)(nil),              // 79: penstock.v1.KVRequest
-	(*KVResponse)(nil),             // 80: penstock.v1.KVResponse
-	(*KVTier)(nil),                 // 81: penstock.v1.KVTier
-	(*KVBlock)(nil),                // 82: penstock.v1.KVBlock
-	(*KVMoved)(nil),                // 83: penstock.v1.KVMoved
-	nil,                            // 84: penstock.v1.Attempt.PartsMsEntry
-	nil,                            // 85: penstock.v1.ScaleRequest.RolesEntry
-	(*durationpb.Duration)(nil),    // 86: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 87: google.protobuf.Timestamp
+	(*WatchBlocksRequest)(nil),     // 25: penstock.v1.WatchBlocksRequest
+	(*WatchBlocksResponse)(nil),    // 26: penstock.v1.WatchBlocksResponse
+	(*BlockHolder)(nil),            // 27: penstock.v1.BlockHolder
+	(*BlockChange)(nil),            // 28: penstock.v1.BlockChange
+	(*BlockMove)(nil),              // 29: penstock.v1.BlockMove
+	(*WatchRequest)(nil),           // 30: penstock.v1.WatchRequest
+	(*WatchResponse)(nil),          // 31: penstock.v1.WatchResponse
+	(*Replica)(nil),                // 32: penstock.v1.Replica
+	(*Model)(nil),                  // 33: penstock.v1.Model
+	(*Key)(nil),                    // 34: penstock.v1.Key
+	(*RecordRequest)(nil),          // 35: penstock.v1.RecordRequest
+	(*RecordResponse)(nil),         // 36: penstock.v1.RecordResponse
+	(*RequestRecord)(nil),          // 37: penstock.v1.RequestRecord
+	(*Attempt)(nil),                // 38: penstock.v1.Attempt
+	(*RunnerUp)(nil),               // 39: penstock.v1.RunnerUp
+	(*EnrollRequest)(nil),          // 40: penstock.v1.EnrollRequest
+	(*EnrollResponse)(nil),         // 41: penstock.v1.EnrollResponse
+	(*GatewayTokenRequest)(nil),    // 42: penstock.v1.GatewayTokenRequest
+	(*GatewayTokenResponse)(nil),   // 43: penstock.v1.GatewayTokenResponse
+	(*ShutdownRequest)(nil),        // 44: penstock.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 45: penstock.v1.ShutdownResponse
+	(*ApplyRequest)(nil),           // 46: penstock.v1.ApplyRequest
+	(*ApplyResponse)(nil),          // 47: penstock.v1.ApplyResponse
+	(*PlanRequest)(nil),            // 48: penstock.v1.PlanRequest
+	(*PlanResponse)(nil),           // 49: penstock.v1.PlanResponse
+	(*Action)(nil),                 // 50: penstock.v1.Action
+	(*StatusRequest)(nil),          // 51: penstock.v1.StatusRequest
+	(*StatusResponse)(nil),         // 52: penstock.v1.StatusResponse
+	(*GatewayStatus)(nil),          // 53: penstock.v1.GatewayStatus
+	(*DeploymentStatus)(nil),       // 54: penstock.v1.DeploymentStatus
+	(*RoleStatus)(nil),             // 55: penstock.v1.RoleStatus
+	(*ReplicaStatus)(nil),          // 56: penstock.v1.ReplicaStatus
+	(*Handover)(nil),               // 57: penstock.v1.Handover
+	(*NodesRequest)(nil),           // 58: penstock.v1.NodesRequest
+	(*NodesResponse)(nil),          // 59: penstock.v1.NodesResponse
+	(*NodeStatus)(nil),             // 60: penstock.v1.NodeStatus
+	(*LogsRequest)(nil),            // 61: penstock.v1.LogsRequest
+	(*LogsResponse)(nil),           // 62: penstock.v1.LogsResponse
+	(*ScaleRequest)(nil),           // 63: penstock.v1.ScaleRequest
+	(*ScaleResponse)(nil),          // 64: penstock.v1.ScaleResponse
+	(*DrainReplicaRequest)(nil),    // 65: penstock.v1.DrainReplicaRequest
+	(*DrainReplicaResponse)(nil),   // 66: penstock.v1.DrainReplicaResponse
+	(*StopDeploymentRequest)(nil),  // 67: penstock.v1.StopDeploymentRequest
+	(*StopDeploymentResponse)(nil), // 68: penstock.v1.StopDeploymentResponse
+	(*EndpointRequest)(nil),        // 69: penstock.v1.EndpointRequest
+	(*EndpointResponse)(nil),       // 70: penstock.v1.EndpointResponse
+	(*CreateKeyRequest)(nil),       // 71: penstock.v1.CreateKeyRequest
+	(*CreateKeyResponse)(nil),      // 72: penstock.v1.CreateKeyResponse
+	(*ListKeysRequest)(nil),        // 73: penstock.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 74: penstock.v1.ListKeysResponse
+	(*RevokeKeyRequest)(nil),       // 75: penstock.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),      // 76: penstock.v1.RevokeKeyResponse
+	(*EventsRequest)(nil),          // 77: penstock.v1.EventsRequest
+	(*EventsResponse)(nil),         // 78: penstock.v1.EventsResponse
+	(*Event)(nil),                  // 79: penstock.v1.Event
+	(*WhyRequest)(nil),             // 80: penstock.v1.WhyRequest
+	(*WhyResponse)(nil),            // 81: penstock.v1.WhyResponse
+	(*VersionRequest)(nil),         // 82: penstock.v1.VersionRequest
+	(*VersionResponse)(nil),        // 83: penstock.v1.VersionResponse
+	(*KVRequest)(nil),              // 84: penstock.v1.KVRequest
+	(*KVResponse)(nil),             // 85: penstock.v1.KVResponse
+	(*KVTier)(nil),                 // 86: penstock.v1.KVTier
+	(*KVBlock)(nil),                // 87: penstock.v1.KVBlock
+	(*KVMoved)(nil),                // 88: penstock.v1.KVMoved
+	nil,                            // 89: penstock.v1.Attempt.PartsMsEntry
+	nil,                            // 90: penstock.v1.ScaleRequest.RolesEntry
+	(*durationpb.Duration)(nil),    // 91: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 92: google.protobuf.Timestamp
 }
 var file_v1_penstock_proto_depIdxs = []int32{
-	86,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
-	87,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
+	91,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
+	92,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
 	13,  // 2: penstock.v1.ReportRequest.full:type_name -> penstock.v1.RunState
 	13,  // 3: penstock.v1.ReportRequest.delta:type_name -> penstock.v1.RunState
 	24,  // 4: penstock.v1.ReportRequest.blocks:type_name -> penstock.v1.BlockEvent
@@ -7304,146 +7767,153 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	10,  // 7: penstock.v1.ReportResponse.command:type_name -> penstock.v1.Command
 	11,  // 8: penstock.v1.Command.drain:type_name -> penstock.v1.Drain
 	12,  // 9: penstock.v1.Command.stop:type_name -> penstock.v1.Stop
-	86,  // 10: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
+	91,  // 10: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
 	14,  // 11: penstock.v1.RunState.identity:type_name -> penstock.v1.Identity
 	15,  // 12: penstock.v1.RunState.health:type_name -> penstock.v1.Health
 	17,  // 13: penstock.v1.RunState.load:type_name -> penstock.v1.EngineLoad
 	19,  // 14: penstock.v1.RunState.gpus:type_name -> penstock.v1.GPUs
 	18,  // 15: penstock.v1.RunState.kv:type_name -> penstock.v1.KVState
 	22,  // 16: penstock.v1.RunState.ports:type_name -> penstock.v1.Ports
-	87,  // 17: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
-	87,  // 18: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
+	92,  // 17: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
+	92,  // 18: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
 	0,   // 19: penstock.v1.Health.phase:type_name -> penstock.v1.Phase
 	16,  // 20: penstock.v1.Health.loading:type_name -> penstock.v1.Progress
-	87,  // 21: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
-	87,  // 22: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
-	86,  // 23: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	87,  // 24: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
-	87,  // 25: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
-	87,  // 26: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
+	92,  // 21: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
+	92,  // 22: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
+	91,  // 23: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	92,  // 24: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
+	92,  // 25: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
+	92,  // 26: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
 	20,  // 27: penstock.v1.GPUs.gpus:type_name -> penstock.v1.GPU
-	87,  // 28: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
+	92,  // 28: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
 	21,  // 29: penstock.v1.GPU.foreign:type_name -> penstock.v1.GPUProcess
 	23,  // 30: penstock.v1.Ports.ports:type_name -> penstock.v1.Port
 	1,   // 31: penstock.v1.BlockEvent.kind:type_name -> penstock.v1.BlockEvent.Kind
-	27,  // 32: penstock.v1.WatchResponse.replicas:type_name -> penstock.v1.Replica
-	28,  // 33: penstock.v1.WatchResponse.models:type_name -> penstock.v1.Model
-	29,  // 34: penstock.v1.WatchResponse.keys:type_name -> penstock.v1.Key
-	17,  // 35: penstock.v1.Replica.load:type_name -> penstock.v1.EngineLoad
-	18,  // 36: penstock.v1.Replica.kv:type_name -> penstock.v1.KVState
-	87,  // 37: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
-	86,  // 38: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
-	87,  // 39: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
-	87,  // 40: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
-	87,  // 41: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
-	87,  // 42: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
-	32,  // 43: penstock.v1.RecordRequest.records:type_name -> penstock.v1.RequestRecord
-	87,  // 44: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
-	33,  // 45: penstock.v1.RequestRecord.attempts:type_name -> penstock.v1.Attempt
-	86,  // 46: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
-	86,  // 47: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
-	84,  // 48: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
-	34,  // 49: penstock.v1.Attempt.runners_up:type_name -> penstock.v1.RunnerUp
-	86,  // 50: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
-	45,  // 51: penstock.v1.ApplyResponse.actions:type_name -> penstock.v1.Action
-	45,  // 52: penstock.v1.PlanResponse.actions:type_name -> penstock.v1.Action
-	87,  // 53: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
-	49,  // 54: penstock.v1.StatusResponse.deployments:type_name -> penstock.v1.DeploymentStatus
-	48,  // 55: penstock.v1.StatusResponse.gateways:type_name -> penstock.v1.GatewayStatus
-	87,  // 56: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
-	50,  // 57: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
-	51,  // 58: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
-	86,  // 59: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
-	87,  // 60: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
-	87,  // 61: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
-	87,  // 62: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
-	16,  // 63: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
-	17,  // 64: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
-	18,  // 65: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
-	87,  // 66: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
-	23,  // 67: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
-	52,  // 68: penstock.v1.ReplicaStatus.handover:type_name -> penstock.v1.Handover
-	87,  // 69: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
-	87,  // 70: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
-	86,  // 71: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
-	86,  // 72: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
-	86,  // 73: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
-	87,  // 74: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
-	86,  // 75: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
-	55,  // 76: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
-	20,  // 77: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
-	87,  // 78: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
-	87,  // 79: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
-	85,  // 80: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
-	45,  // 81: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
-	86,  // 82: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
-	86,  // 83: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
-	29,  // 84: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
-	29,  // 85: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
-	74,  // 86: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
-	87,  // 87: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
-	32,  // 88: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
-	87,  // 89: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	86,  // 90: penstock.v1.KVRequest.within:type_name -> google.protobuf.Duration
-	81,  // 91: penstock.v1.KVResponse.tiers:type_name -> penstock.v1.KVTier
-	82,  // 92: penstock.v1.KVResponse.blocks:type_name -> penstock.v1.KVBlock
-	83,  // 93: penstock.v1.KVResponse.moved:type_name -> penstock.v1.KVMoved
-	87,  // 94: penstock.v1.KVBlock.stored_at:type_name -> google.protobuf.Timestamp
-	2,   // 95: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
-	4,   // 96: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
-	6,   // 97: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
-	25,  // 98: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
-	30,  // 99: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
-	4,   // 100: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
-	41,  // 101: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
-	43,  // 102: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
-	46,  // 103: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
-	53,  // 104: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
-	56,  // 105: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
-	58,  // 106: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
-	60,  // 107: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
-	62,  // 108: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
-	64,  // 109: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
-	66,  // 110: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
-	68,  // 111: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
-	70,  // 112: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
-	72,  // 113: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
-	75,  // 114: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
-	77,  // 115: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
-	37,  // 116: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
-	79,  // 117: penstock.v1.ControlService.KV:input_type -> penstock.v1.KVRequest
-	39,  // 118: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
-	35,  // 119: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
-	3,   // 120: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
-	5,   // 121: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
-	7,   // 122: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
-	26,  // 123: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
-	31,  // 124: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
-	5,   // 125: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
-	42,  // 126: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
-	44,  // 127: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
-	47,  // 128: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
-	54,  // 129: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
-	57,  // 130: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
-	59,  // 131: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
-	61,  // 132: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
-	63,  // 133: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
-	65,  // 134: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
-	67,  // 135: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
-	69,  // 136: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
-	71,  // 137: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
-	73,  // 138: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
-	76,  // 139: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
-	78,  // 140: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
-	38,  // 141: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
-	80,  // 142: penstock.v1.ControlService.KV:output_type -> penstock.v1.KVResponse
-	40,  // 143: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
-	36,  // 144: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
-	120, // [120:145] is the sub-list for method output_type
-	95,  // [95:120] is the sub-list for method input_type
-	95,  // [95:95] is the sub-list for extension type_name
-	95,  // [95:95] is the sub-list for extension extendee
-	0,   // [0:95] is the sub-list for field type_name
+	27,  // 32: penstock.v1.WatchBlocksResponse.holders:type_name -> penstock.v1.BlockHolder
+	28,  // 33: penstock.v1.WatchBlocksResponse.changes:type_name -> penstock.v1.BlockChange
+	27,  // 34: penstock.v1.BlockChange.added:type_name -> penstock.v1.BlockHolder
+	29,  // 35: penstock.v1.BlockChange.move:type_name -> penstock.v1.BlockMove
+	1,   // 36: penstock.v1.BlockMove.kind:type_name -> penstock.v1.BlockEvent.Kind
+	32,  // 37: penstock.v1.WatchResponse.replicas:type_name -> penstock.v1.Replica
+	33,  // 38: penstock.v1.WatchResponse.models:type_name -> penstock.v1.Model
+	34,  // 39: penstock.v1.WatchResponse.keys:type_name -> penstock.v1.Key
+	17,  // 40: penstock.v1.Replica.load:type_name -> penstock.v1.EngineLoad
+	18,  // 41: penstock.v1.Replica.kv:type_name -> penstock.v1.KVState
+	92,  // 42: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
+	91,  // 43: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
+	92,  // 44: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 45: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
+	92,  // 46: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 47: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
+	37,  // 48: penstock.v1.RecordRequest.records:type_name -> penstock.v1.RequestRecord
+	92,  // 49: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
+	38,  // 50: penstock.v1.RequestRecord.attempts:type_name -> penstock.v1.Attempt
+	91,  // 51: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
+	91,  // 52: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
+	89,  // 53: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
+	39,  // 54: penstock.v1.Attempt.runners_up:type_name -> penstock.v1.RunnerUp
+	91,  // 55: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
+	50,  // 56: penstock.v1.ApplyResponse.actions:type_name -> penstock.v1.Action
+	50,  // 57: penstock.v1.PlanResponse.actions:type_name -> penstock.v1.Action
+	92,  // 58: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	54,  // 59: penstock.v1.StatusResponse.deployments:type_name -> penstock.v1.DeploymentStatus
+	53,  // 60: penstock.v1.StatusResponse.gateways:type_name -> penstock.v1.GatewayStatus
+	92,  // 61: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
+	55,  // 62: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
+	56,  // 63: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
+	91,  // 64: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
+	92,  // 65: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
+	92,  // 66: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
+	92,  // 67: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
+	16,  // 68: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
+	17,  // 69: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
+	18,  // 70: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
+	92,  // 71: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
+	23,  // 72: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
+	57,  // 73: penstock.v1.ReplicaStatus.handover:type_name -> penstock.v1.Handover
+	92,  // 74: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
+	92,  // 75: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
+	91,  // 76: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
+	91,  // 77: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
+	91,  // 78: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
+	92,  // 79: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
+	91,  // 80: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
+	60,  // 81: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
+	20,  // 82: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
+	92,  // 83: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
+	92,  // 84: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
+	90,  // 85: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
+	50,  // 86: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
+	91,  // 87: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
+	91,  // 88: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
+	34,  // 89: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
+	34,  // 90: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
+	79,  // 91: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
+	92,  // 92: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
+	37,  // 93: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
+	92,  // 94: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	91,  // 95: penstock.v1.KVRequest.within:type_name -> google.protobuf.Duration
+	86,  // 96: penstock.v1.KVResponse.tiers:type_name -> penstock.v1.KVTier
+	87,  // 97: penstock.v1.KVResponse.blocks:type_name -> penstock.v1.KVBlock
+	88,  // 98: penstock.v1.KVResponse.moved:type_name -> penstock.v1.KVMoved
+	92,  // 99: penstock.v1.KVBlock.stored_at:type_name -> google.protobuf.Timestamp
+	2,   // 100: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
+	4,   // 101: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
+	6,   // 102: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
+	30,  // 103: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
+	35,  // 104: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
+	4,   // 105: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
+	25,  // 106: penstock.v1.GatewayService.WatchBlocks:input_type -> penstock.v1.WatchBlocksRequest
+	46,  // 107: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
+	48,  // 108: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
+	51,  // 109: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
+	58,  // 110: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
+	61,  // 111: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
+	63,  // 112: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
+	65,  // 113: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
+	67,  // 114: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
+	69,  // 115: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
+	71,  // 116: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
+	73,  // 117: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
+	75,  // 118: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
+	77,  // 119: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
+	80,  // 120: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
+	82,  // 121: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
+	42,  // 122: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
+	84,  // 123: penstock.v1.ControlService.KV:input_type -> penstock.v1.KVRequest
+	44,  // 124: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
+	40,  // 125: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
+	3,   // 126: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
+	5,   // 127: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
+	7,   // 128: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
+	31,  // 129: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
+	36,  // 130: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
+	5,   // 131: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
+	26,  // 132: penstock.v1.GatewayService.WatchBlocks:output_type -> penstock.v1.WatchBlocksResponse
+	47,  // 133: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
+	49,  // 134: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
+	52,  // 135: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
+	59,  // 136: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
+	62,  // 137: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
+	64,  // 138: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
+	66,  // 139: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
+	68,  // 140: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
+	70,  // 141: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
+	72,  // 142: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
+	74,  // 143: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
+	76,  // 144: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
+	78,  // 145: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
+	81,  // 146: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
+	83,  // 147: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
+	43,  // 148: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
+	85,  // 149: penstock.v1.ControlService.KV:output_type -> penstock.v1.KVResponse
+	45,  // 150: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
+	41,  // 151: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
+	126, // [126:152] is the sub-list for method output_type
+	100, // [100:126] is the sub-list for method input_type
+	100, // [100:100] is the sub-list for extension type_name
+	100, // [100:100] is the sub-list for extension extendee
+	0,   // [0:100] is the sub-list for field type_name
 }
 
 func init() { file_v1_penstock_proto_init() }
@@ -7467,14 +7937,20 @@ func file_v1_penstock_proto_init() {
 	file_v1_penstock_proto_msgTypes[15].OneofWrappers = []any{}
 	file_v1_penstock_proto_msgTypes[16].OneofWrappers = []any{}
 	file_v1_penstock_proto_msgTypes[18].OneofWrappers = []any{}
-	file_v1_penstock_proto_msgTypes[79].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[26].OneofWrappers = []any{
+		(*BlockChange_Added)(nil),
+		(*BlockChange_Dropped)(nil),
+		(*BlockChange_Move)(nil),
+	}
+	file_v1_penstock_proto_msgTypes[36].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[84].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_penstock_proto_rawDesc), len(file_v1_penstock_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   84,
+			NumMessages:   89,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
