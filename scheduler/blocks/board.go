@@ -1,9 +1,12 @@
-// Package blocks keeps what agents report of their engines' caches: a Board feeds an index (kvstore/index) from the block
-// events in their messages, and knows which run stands behind each of the index's workers.
+// Package blocks keeps what is known of engines' caches: which run holds which block of KV, by its name.
 //
-// It does no I/O and trusts no order: a message that is missing empties its worker and is asked for, since a block that is
-// wrongly thought to be held costs more than one that is not known. It knows neither prompts nor choices. Its callers are the
-// controller's server, which fills it, and gateways, which read it.
+// A Board feeds an index (kvstore/index) from the block events in agents' messages, and knows which run stands behind each of the
+// index's workers. It trusts no order: a message that is missing empties its worker and is asked for, since a block that is wrongly
+// thought to be held costs more than one that is not known. A Mirror is the same in another process, kept by the board's own
+// changes. Guesses are what somebody has sent to engines himself and may believe to be there for a while.
+//
+// The package does no I/O; it knows neither prompts nor choices. Its callers are the controller's server, which fills a board, and
+// gateways, which ask.
 package blocks
 
 import (
@@ -30,11 +33,12 @@ type Holder struct {
 
 // Board is safe for concurrent use. Its index may be read at any time.
 type Board struct {
-	index *index.Index
+	table table
 
 	mu      sync.Mutex
 	sources map[Source]*feed
-	holders map[index.Worker]Holder
+	log     changes
+	taken   *snapshot // the last one, for as long as the log goes on from it
 }
 
 // feed is one source's state.
@@ -47,19 +51,16 @@ type feed struct {
 
 // NewBoard returns an empty board over an index of its own, bounded as l says.
 func NewBoard(l index.Limit) *Board {
-	return &Board{index: index.New(l), sources: map[Source]*feed{}, holders: map[index.Worker]Holder{}}
+	b := &Board{sources: map[Source]*feed{}, log: newChanges()}
+	b.table.reset(index.New(l), nil)
+	return b
 }
 
-// Index is what the board fills. Only readers may be made of it.
-func (b *Board) Index() *index.Index { return b.index }
+// Stats says how full the board is.
+func (b *Board) Stats() index.Stats { return b.table.load().index.Stats() }
 
-// Holder says who a worker of the index is; not ok: nobody any more.
-func (b *Board) Holder(w index.Worker) (Holder, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	h, ok := b.holders[w]
-	return h, ok
-}
+// Match appends to dst how much of a prompt each rank of each run holds, in no order. Ids are the chain of one prompt.
+func (b *Board) Match(ids []uint64, dst []Held) []Held { return b.table.match(ids, dst) }
 
 // Apply takes the block events of one message, which it does not keep. False: messages are missing before it, and a full state
 // is needed; until it comes, nothing is known of this source.
@@ -101,7 +102,7 @@ func (b *Board) event(from Source, f *feed, e *apiv1.BlockEvent) {
 			tiers = index.Only(tier)
 		}
 		if w, ok := f.workers[e.GetDpRank()]; ok {
-			b.index.Clear(w, tiers)
+			b.change(move(w, apiv1.BlockEvent_KIND_CLEARED, tiers, nil))
 		}
 		return
 	}
@@ -109,12 +110,8 @@ func (b *Board) event(from Source, f *feed, e *apiv1.BlockEvent) {
 		return
 	}
 	w, ok := b.worker(from, f, e.GetDpRank())
-	switch {
-	case !ok:
-	case e.GetKind() == apiv1.BlockEvent_KIND_STORED:
-		b.index.Store(w, tier, e.GetBlocks())
-	case e.GetKind() == apiv1.BlockEvent_KIND_REMOVED:
-		b.index.Remove(w, tier, e.GetBlocks())
+	if ok && (e.GetKind() == apiv1.BlockEvent_KIND_STORED || e.GetKind() == apiv1.BlockEvent_KIND_REMOVED) {
+		b.change(move(w, e.GetKind(), index.Only(tier), e.GetBlocks()))
 	}
 }
 
@@ -129,19 +126,25 @@ func (b *Board) worker(from Source, f *feed, rank uint32) (index.Worker, bool) {
 	if rank >= maxRanks {
 		return 0, false
 	}
-	w, err := b.index.Add()
+	w, err := b.table.add(Holder{Launch: from.Launch, Run: f.run, Rank: rank})
 	if err != nil {
 		return 0, false
 	}
 	f.workers[rank] = w
-	b.holders[w] = Holder{Launch: from.Launch, Run: f.run, Rank: rank}
+	b.log.put(added(w, Holder{Launch: from.Launch, Run: f.run, Rank: rank}))
 	return w, true
 }
 
 func (b *Board) clear(f *feed, tiers index.TierSet) {
 	for _, w := range f.workers {
-		b.index.Clear(w, tiers)
+		b.change(move(w, apiv1.BlockEvent_KIND_CLEARED, tiers, nil))
 	}
+}
+
+// change makes a change, which others are told of.
+func (b *Board) change(c *apiv1.BlockChange) {
+	b.table.apply(c)
+	b.log.put(c)
 }
 
 // drop forgets all workers of a feed.
@@ -150,8 +153,7 @@ func (b *Board) drop(f *feed) {
 		return
 	}
 	for _, w := range f.workers {
-		b.index.Drop(w)
-		delete(b.holders, w)
+		b.change(dropped(w))
 	}
 }
 

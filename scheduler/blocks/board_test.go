@@ -32,13 +32,16 @@ func delta(seq uint64, e ...*apiv1.BlockEvent) *apiv1.ReportRequest {
 	return &apiv1.ReportRequest{Seq: seq, Body: &apiv1.ReportRequest_Delta{Delta: &apiv1.RunState{}}, Blocks: e}
 }
 
+// matcher is what is asked of boards, mirrors and guesses.
+type matcher interface {
+	Match(ids []uint64, dst []Held) []Held
+}
+
 // seen says how much of 1, 2, 3, … each holder has, by the fastest tier.
-func seen(b *Board) map[Holder][index.Tiers]uint32 {
+func seen(b matcher) map[Holder][index.Tiers]uint32 {
 	out := map[Holder][index.Tiers]uint32{}
-	for _, m := range b.Index().NewReader().Match([]uint64{1, 2, 3, 4, 5, 6, 7, 8}, nil) {
-		if h, ok := b.Holder(m.Worker); ok {
-			out[h] = m.Lead
-		}
+	for _, h := range b.Match([]uint64{1, 2, 3, 4, 5, 6, 7, 8}, nil) {
+		out[h.Holder] = h.Lead
 	}
 	return out
 }
@@ -76,8 +79,8 @@ func TestBoard(t *testing.T) {
 		}
 	}
 	b.Keep(func(launch string) bool { return launch == "b" })
-	if got := seen(b); len(got) != 1 || b.Index().Stats().Workers != 1 {
-		t.Errorf("after a has gone: %v, %+v", got, b.Index().Stats())
+	if got := seen(b); len(got) != 1 || b.Stats().Workers != 1 {
+		t.Errorf("after a has gone: %v, %+v", got, b.Stats())
 	}
 }
 
@@ -92,9 +95,8 @@ func TestLossesNeverInvent(t *testing.T) {
 			return full(seq, stored(0, "gpu", slices.Collect(maps.Keys(held))...))
 		}
 		check := func(exact bool) {
-			r := b.Index().NewReader()
 			for id := range uint64(9) {
-				if known := len(r.Match([]uint64{id}, nil)) > 0; known && !held[id] || exact && known != held[id] {
+				if known := len(b.Match([]uint64{id}, nil)) > 0; known && !held[id] || exact && known != held[id] {
 					t.Fatalf("block %d: known %v, held %v", id, known, held[id])
 				}
 			}

@@ -19,9 +19,10 @@ var callers = map[string][]Role{
 	apiv1.AgentServiceRenewProcedure:  {Agent},
 	apiv1.AgentServiceReportProcedure: {Agent},
 
-	apiv1.GatewayServiceWatchProcedure:  {Gateway},
-	apiv1.GatewayServiceRecordProcedure: {Gateway},
-	apiv1.GatewayServiceRenewProcedure:  {Gateway},
+	apiv1.GatewayServiceWatchProcedure:       {Gateway},
+	apiv1.GatewayServiceWatchBlocksProcedure: {Gateway},
+	apiv1.GatewayServiceRecordProcedure:      {Gateway},
+	apiv1.GatewayServiceRenewProcedure:       {Gateway},
 
 	apiv1.EnrollServiceEnrollProcedure: {Nobody, Gateway},
 

@@ -104,7 +104,7 @@ func (s *Server) joined(launch cluster.Launch, req *apiv1.JoinRequest, epoch uin
 	if err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("join %s: %w", launch.ID, err))
 	}
-	seed, err := s.blockSeed()
+	seed, err := s.BlockSeed()
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInternal, fmt.Errorf("join %s: %w", launch.ID, err))
 	}
@@ -120,9 +120,9 @@ func (s *Server) joined(launch cluster.Launch, req *apiv1.JoinRequest, epoch uin
 	return resp, nil
 }
 
-// blockSeed is what the names of blocks are made with. It stays the same for as long as the installation's authority does, so
+// BlockSeed is what the names of blocks are made with. It stays the same for as long as the installation's authority does, so
 // that agents of before a restart and gateways of after it agree.
-func (s *Server) blockSeed() (uint64, error) {
+func (s *Server) BlockSeed() (uint64, error) {
 	secret, err := s.o.CA.Secret("names of KV blocks")
 	return binary.BigEndian.Uint64(secret[:]), err
 }

@@ -19,9 +19,9 @@ func TestBlocks(t *testing.T) {
 	w.apply(t, file("demo", 2))
 	a := w.join(t, w.launch(t, "l-1", "demo", 0, 1), "run-a", 0, 1).open()
 	held := func() (n int) {
-		for _, m := range w.blocks.Index().NewReader().Match([]uint64{1, 2, 3}, nil) {
-			if h, ok := w.blocks.Holder(m.Worker); ok && h.Launch == "l-1" && h.Run == "run-a" {
-				n = int(m.Lead[0])
+		for _, h := range w.blocks.Match([]uint64{1, 2, 3}, nil) {
+			if h.Launch == "l-1" && h.Run == "run-a" {
+				n = int(h.Lead[0])
 			}
 		}
 		return n
@@ -60,9 +60,9 @@ func TestBlocks(t *testing.T) {
 func TestBlockSeed(t *testing.T) {
 	t.Parallel()
 	w, other := newWorld(t), newWorld(t)
-	a, err := w.blockSeed()
-	b, errB := w.blockSeed()
-	c, errC := other.blockSeed()
+	a, err := w.BlockSeed()
+	b, errB := w.BlockSeed()
+	c, errC := other.BlockSeed()
 	if err != nil || errB != nil || errC != nil || a == 0 || a != b || a == c {
 		t.Errorf("%x, %x, %x: %v %v %v", a, b, c, err, errB, errC)
 	}

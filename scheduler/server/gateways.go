@@ -28,6 +28,15 @@ func (g gatewayAPI) Watch(ctx context.Context, req *apiv1.WatchRequest, stream *
 	return g.s.follow(ctx, func(ctx context.Context) error { return g.s.o.Publisher.Watch(ctx, stream.Send) })
 }
 
+// WatchBlocks sends what engines' caches hold: from where the gateway stands, or the whole of it, then changes.
+func (g gatewayAPI) WatchBlocks(ctx context.Context, req *apiv1.WatchBlocksRequest, stream *connect.ServerStream[apiv1.WatchBlocksResponse]) error {
+	seed, err := g.s.BlockSeed()
+	if err != nil {
+		return answer(err)
+	}
+	return g.s.follow(ctx, func(ctx context.Context) error { return g.s.blocks.Watch(ctx, req, seed, stream.Send) })
+}
+
 // Record takes finished requests.
 func (g gatewayAPI) Record(ctx context.Context, req *apiv1.RecordRequest) (*apiv1.RecordResponse, error) {
 	for _, rec := range req.Records {

@@ -102,7 +102,7 @@ const blockMemory = 1 << 30
 func blockGauge(b *blocks.Board) prometheus.GaugeFunc {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "penstock_controller_kv_blocks", Help: "Distinct KV blocks that engines have told of and hold.",
-	}, func() float64 { return float64(b.Index().Stats().Blocks) })
+	}, func() float64 { return float64(b.Stats().Blocks) })
 }
 
 // New checks the usage folder and starts nothing.
@@ -125,6 +125,9 @@ func New(o Options) (*Server, error) {
 	o.Metrics.MustRegister(s.metrics.agents, s.metrics.refused, blockGauge(s.blocks))
 	return s, nil
 }
+
+// Blocks is what engines' caches hold, by the agents' reports. Nobody but the server changes it.
+func (s *Server) Blocks() *blocks.Board { return s.blocks }
 
 // Close ends all open streams. It may be called twice.
 func (s *Server) Close() { s.once.Do(func() { close(s.closing) }) }
