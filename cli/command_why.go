@@ -42,10 +42,16 @@ func printWhy(inv *invocation, r *apiv1.RequestRecord) {
 	}
 	facts = append(facts, fmt.Sprintf("%d prompt tokens (%d cached), %d answered", r.PromptTokens, r.CachedTokens, r.CompletionTokens))
 	fmt.Fprintf(inv.Out, "  %s\n", strings.Join(facts, ", "))
+	if r.PrefixKeys != "" {
+		fmt.Fprintf(inv.Out, "  prompt looked up by %s, found in %.1f ms\n", keysText(r.PrefixKeys), r.PrefixMs)
+	}
 	for i, a := range r.Attempts {
 		fmt.Fprintf(inv.Out, "  %d. %s: %s\n", i+1, a.Replica, a.Reason)
 		if a.PredictedMs > 0 {
 			fmt.Fprintf(inv.Out, "     predicted %.1f ms%s\n", a.PredictedMs, suffix(" = ", partsText(a.PartsMs)))
+		}
+		if a.FirstTokenMs != nil {
+			fmt.Fprintf(inv.Out, "     first token after %.1f ms, expected %.1f ms\n", *a.FirstTokenMs, a.ExpectedMs)
 		}
 		if a.Tokens > 0 {
 			fmt.Fprintf(inv.Out, "     %d tokens came from it\n", a.Tokens)
@@ -57,6 +63,19 @@ func printWhy(inv *invocation, r *apiv1.RequestRecord) {
 			fmt.Fprintf(inv.Out, "     instead of %s: %.1f ms\n", u.Replica, u.PredictedMs)
 		}
 	}
+}
+
+// keysText says what a kind of keys is.
+func keysText(kind string) string {
+	switch kind {
+	case "exact":
+		return "its tokens"
+	case "conversation":
+		return "the tokens of an earlier turn, since its own did not come in time"
+	case "text":
+		return "chunks of its text, since no tokens are known"
+	}
+	return kind
 }
 
 func suffix(sep, s string) string {

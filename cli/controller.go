@@ -239,8 +239,13 @@ func (c *controller) wire(o serveOptions) (err error) {
 	if err != nil || o.noGateway {
 		return err
 	}
+	seed, err := c.server.BlockSeed()
+	if err != nil {
+		return err
+	}
 	c.gateway, err = newGateway(c.inv, gatewayParts{
 		name: "controller", upstream: c.upstream, record: c.record, registry: c.registry, log: c.log, state: c.state,
+		holdings: c.server.Blocks(), blockSeed: func() uint64 { return seed },
 	})
 	c.feed = newFeed(c.gateway)
 	return err

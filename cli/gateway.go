@@ -15,7 +15,9 @@ import (
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/blocks"
 	"github.com/penstock/penstock/scheduler/gateway"
+	"github.com/penstock/penstock/scheduler/route"
 	"github.com/penstock/penstock/scheduler/statefile"
 	"github.com/penstock/penstock/scheduler/upstream"
 )
@@ -27,6 +29,10 @@ type gatewayParts struct {
 	registry *prometheus.Registry
 	log      zerolog.Logger
 	state    string
+	holdings interface {
+		Match(ids []uint64, dst []blocks.Held) []blocks.Held
+	}
+	blockSeed func() uint64
 }
 
 func newGateway(inv *invocation, p gatewayParts) (*gateway.Gateway, error) {
@@ -34,7 +40,12 @@ func newGateway(inv *invocation, p gatewayParts) (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	mode, err := route.ParseMode(inv.set.get("gateway.route"))
+	if err != nil {
+		return nil, usageError("gateway.route: %s", err)
+	}
 	return gateway.New(gateway.Options{
+		Holdings: p.holdings, BlockSeed: p.blockSeed, Route: mode,
 		Name: p.name, Upstream: p.upstream, Traits: traits, Record: p.record, CacheSaltKey: salt, RequireKey: true,
 		Gatherer: p.registry, Registerer: p.registry, Log: p.log.With().Str("component", "gateway").Logger(),
 	})

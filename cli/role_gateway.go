@@ -17,8 +17,10 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
+	"github.com/penstock/penstock/kvstore/index"
 	"github.com/penstock/penstock/scheduler/accept"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/blocks"
 	"github.com/penstock/penstock/scheduler/gateway"
 	"github.com/penstock/penstock/scheduler/identity"
 )
@@ -27,7 +29,7 @@ func gatewayCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "gateway", Usage: "run one more gateway",
 		Description: "It finds the controller through the state folder, and serves on from what it last knew while the controller is away.",
-		Flags: append(roleFlags("gateway.listen", "gateway.tls", "gateway.advertise"),
+		Flags: append(roleFlags("gateway.listen", "gateway.tls", "gateway.advertise", "gateway.route"),
 			&cli.StringFlag{Name: "name", Usage: "of this gateway; default: HOST-PID"}, logFileFlag()),
 		Action: action(std, parseGateway, runGateway),
 	}
@@ -51,6 +53,7 @@ type remoteGateway struct {
 	pool    *x509.CertPool
 	gateway *gateway.Gateway
 	feed    *feed
+	blocks  *blocks.Mirror
 
 	recorder apiv1.GatewayServiceClient // for records; nil = not connected
 	hangUp   func()                     // ends recorder
@@ -86,14 +89,17 @@ func runGateway(ctx context.Context, inv *invocation, o gatewayOptions) error {
 	}
 	up := newUpstream(g.holder.Certificate, g.pool)
 	defer up.Close()
-	g.gateway, err = newGateway(inv, gatewayParts{name: g.name, upstream: up, record: g.record, registry: registry, log: g.log, state: g.state})
+	g.blocks = blocks.NewMirror(index.Limit{Bytes: mirrorMemory})
+	g.gateway, err = newGateway(inv, gatewayParts{
+		name: g.name, upstream: up, record: g.record, registry: registry, log: g.log, state: g.state, holdings: g.blocks, blockSeed: g.blocks.Seed,
+	})
 	if err != nil {
 		return err
 	}
 	g.feed = newFeed(g.gateway)
 	g.log.Info().Str("gateway", g.name).Str("url", g.url).Msg("gateway serves")
 	var group run.Group
-	for _, part := range []func(context.Context) error{g.gateway.Run, g.watch, g.renew, serveGateway(listener.boundedListener, g.gateway, g.feed)} {
+	for _, part := range []func(context.Context) error{g.gateway.Run, g.watch, g.watchBlocks, g.renew, serveGateway(listener.boundedListener, g.gateway, g.feed)} {
 		ctx, cancel := context.WithCancel(ctx)
 		group.Add(func() error { return part(ctx) }, func(error) { cancel() })
 	}
@@ -153,18 +159,31 @@ func (g *remoteGateway) dial(own func() *tls.Certificate) (controllerClient, fun
 	return controllerClient{&http.Client{Transport: tr}, e.URL}, tr.CloseIdleConnections, nil
 }
 
+// mirrorMemory bounds what is kept of engines' caches, as at the controller.
+const mirrorMemory = 1 << 30
+
 // watch keeps the view up to date. While the controller is away the gateway serves on from what it has.
 func (g *remoteGateway) watch(ctx context.Context) error {
+	return g.follow(ctx, g.watchOnce, "no view from the controller; serving on from the last one")
+}
+
+// watchBlocks keeps up to date what is known of engines' caches. It goes on from where it stands.
+func (g *remoteGateway) watchBlocks(ctx context.Context) error {
+	return g.follow(ctx, g.watchBlocksOnce, "no word of engines' caches from the controller; choosing by the last one")
+}
+
+// follow calls once again and again until ctx ends.
+func (g *remoteGateway) follow(ctx context.Context, once func(context.Context) error, lost string) error {
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
 		begin := time.Now()
-		err := g.watchOnce(ctx)
+		err := once(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if time.Since(begin) > longestWait {
 			wait = firstWait
 		}
-		g.log.Warn().Err(err).Dur("again_in", wait).Msg("no view from the controller; serving on from the last one")
+		g.log.Warn().Err(err).Dur("again_in", wait).Msg(lost)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -200,6 +219,25 @@ func (g *remoteGateway) watchOnce(ctx context.Context) error {
 	defer stream.Close()
 	for stream.Receive() {
 		if err := g.feed.Apply(stream.Msg()); err != nil {
+			return err
+		}
+	}
+	return stream.Err()
+}
+
+func (g *remoteGateway) watchBlocksOnce(ctx context.Context) error {
+	client, done, err := g.dial(g.holder.Certificate)
+	if err != nil {
+		return err
+	}
+	defer done()
+	stream, err := apiv1.NewGatewayServiceClient(client.http, client.url).WatchBlocks(ctx, g.blocks.From())
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		if err := g.blocks.Apply(stream.Msg()); err != nil {
 			return err
 		}
 	}

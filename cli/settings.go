@@ -43,6 +43,7 @@ var settings = []setting{
 	{Key: "gateway.listen", Flag: "gateway-listen", Usage: "host:port for clients; beyond loopback TLS is on", Default: fixed("127.0.0.1:0")},
 	{Key: "gateway.tls", Flag: "tls", Usage: "TLS for clients on loopback too", Default: fixed("false"), Bool: true},
 	{Key: "gateway.advertise", Flag: "gateway-advertise", Usage: "host name under which clients reach the gateway", Default: fixed("")},
+	{Key: "gateway.route", Flag: "route", Usage: "how a replica is chosen: kv, or to compare: round-robin, random, least-loaded, dynamo", Default: fixed("kv")},
 	{Key: "slurm.controllerSbatch", Flag: "controller-sbatch", Usage: "options of sbatch for a controller in a job, such as \"--partition=cpu --time=7-0\"", Default: fixed("")},
 	{Key: "slurm.use", Flag: "slurm", Usage: "auto (where this host belongs to a cluster), on, off, or slurmrestd at rest:unix:PATH or rest:https://HOST:PORT", Default: fixed("auto")},
 	{Key: "slurm.tokenFile", Flag: "slurm-token-file", Usage: "a 0600 file with the JSON web token for slurmrestd", Default: fixed("")},

@@ -7,8 +7,8 @@ import (
 	"github.com/penstock/penstock/kvstore/index"
 )
 
-// Guesses are blocks that are believed to be in caches because a request with them went there. They are forgotten after a while,
-// or when the engine tells better. One Guesses is for one kind of names or several: names never meet. Safe for concurrent use.
+// Guesses are blocks that are believed to be in caches because a request with them went there. They are forgotten after a while.
+// One Guesses is for one kind of names or several: names never meet. Safe for concurrent use.
 //
 // A holder has two generations of blocks. When the younger is old or full, the older goes and the younger takes its place: so what
 // was used within half of the time stays, and forgetting costs nothing.
@@ -81,19 +81,6 @@ func (g *Guesses) age(s *guess, l Lifetime, now time.Time) {
 func (g *Guesses) drop(w index.Worker) {
 	if w != 0 {
 		g.table.apply(dropped(w))
-	}
-}
-
-// Correct forgets what a holder turned out not to have: ids are the part of a prompt that it had to read.
-func (g *Guesses) Correct(h Holder, ids []uint64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if s := g.holders[h]; s != nil {
-		for _, w := range []index.Worker{s.young, s.old} {
-			if w != 0 {
-				g.table.load().index.Remove(w, index.GPU, ids)
-			}
-		}
 	}
 }
 

@@ -145,26 +145,36 @@ func limitText(which string, l admit.Limits) string {
 type salts struct {
 	key []byte
 	mu  sync.Mutex
-	of  map[string][]byte
+	of  map[string]salt
 }
 
-func newSalts(key []byte) *salts { return &salts{key: key, of: map[string][]byte{}} }
+// salt is one tenant's.
+type salt struct {
+	text string
+	json []byte // the same as a JSON string
+}
+
+func newSalts(key []byte) *salts { return &salts{key: key, of: map[string]salt{}} }
 
 // maxSalts bounds the memory; tenants come from keys, so there are never many.
 const maxSalts = 100_000
 
-// json returns the tenant's salt as a JSON string.
-func (s *salts) json(tenant string) []byte {
+func (s *salts) json(tenant string) []byte { return s.get(tenant).json }
+
+func (s *salts) text(tenant string) string { return s.get(tenant).text }
+
+func (s *salts) get(tenant string) salt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if salt := s.of[tenant]; salt != nil {
-		return salt
+	if known, ok := s.of[tenant]; ok {
+		return known
 	}
 	mac := hmac.New(sha256.New, s.key)
 	mac.Write([]byte("penstock cache salt\x00" + tenant))
-	salt := []byte(`"` + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)) + `"`)
+	text := base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	made := salt{text, []byte(`"` + text + `"`)}
 	if len(s.of) < maxSalts {
-		s.of[tenant] = salt
+		s.of[tenant] = made
 	}
-	return salt
+	return made
 }

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/penstock/penstock/jobspecs"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/route"
 	"github.com/penstock/penstock/scheduler/upstream"
@@ -32,19 +30,50 @@ func (g *Gateway) first(q *request) plan {
 
 // attempt is one request to one replica, from its choice until its answer is done with.
 type attempt struct {
+	g       *Gateway
 	m       *member
 	resp    *upstream.Response
 	rec     *apiv1.Attempt
 	hide    hide
 	waiting int  // prompt tokens counted in m.waiting
+	open    int  // and in m.tokens
 	began   bool // its first text is there
+
+	work   route.Work // what stood before its first token; nothing is learned from none
+	sent   time.Time
+	counts bool // in m.unanswered
 }
 
-// answered tells that the first token is there.
+// attempt begins a request to the chosen replica: from here on it counts for the next choice.
+func (g *Gateway) attempt(q *request, c choice, streams bool) *attempt {
+	a := &attempt{g: g, m: c.m, rec: attemptRecord(c), work: c.d.Work, sent: g.now(), counts: streams}
+	a.open = q.tokens()
+	a.waiting = max(1, a.open-c.d.Cached)
+	q.attempts = append(q.attempts, a.rec)
+	c.m.inflight.Add(1)
+	c.m.waiting.Add(int64(a.waiting))
+	c.m.tokens.Add(int64(a.open))
+	if streams {
+		c.m.begins(a.sent)
+	}
+	g.believe(q, c.m)
+	return a
+}
+
+// answered tells that the first token is there, or that none comes.
 func (a *attempt) answered() {
-	if a.waiting > 0 {
-		a.m.waiting.Add(-int64(a.waiting))
-		a.waiting = 0
+	if a.waiting == 0 {
+		return
+	}
+	a.m.waiting.Add(-int64(a.waiting))
+	a.waiting = 0
+	if !a.counts {
+		return
+	}
+	now := a.g.now()
+	a.m.answers(a.began, now)
+	if a.began {
+		a.g.learn(a, now.Sub(a.sent))
 	}
 }
 
@@ -55,6 +84,7 @@ func (a *attempt) close(end string) {
 	}
 	a.answered()
 	a.m.inflight.Add(-1)
+	a.m.tokens.Add(-int64(a.open))
 	a.rec.End = end
 }
 
@@ -65,11 +95,11 @@ var errGone = &apiError{status: 499, kind: kindServer, code: "client_gone", mess
 // too many have failed. An answer may be a refusal of the engine's own (4xx).
 func (g *Gateway) send(ctx context.Context, q *request, p plan) (*attempt, *apiError) {
 	for {
-		m, decision, refused := g.choose(ctx, q, p)
+		c, refused := g.choose(ctx, q, p)
 		if refused != nil {
 			return nil, refused
 		}
-		a, failure := g.try(ctx, q, p, m, decision)
+		a, failure := g.try(ctx, q, p, c)
 		if failure == "" {
 			return a, nil
 		}
@@ -77,7 +107,7 @@ func (g *Gateway) send(ctx context.Context, q *request, p plan) (*attempt, *apiE
 			return nil, errGone
 		}
 		g.metrics.upstream.WithLabelValues(failure).Inc()
-		q.tried = append(q.tried, m)
+		q.tried = append(q.tried, c.m)
 		if len(q.tried) >= g.opts.Limits.Attempts {
 			return nil, g.exhausted(q, failure)
 		}
@@ -94,115 +124,12 @@ func (g *Gateway) exhausted(q *request, failure string) *apiError {
 	return unavailable("replicas_failed", fmt.Sprintf("%s failed, the last one: %s", strings.Join(names, ", "), failureText(failure)), time.Second)
 }
 
-// choose picks a replica among those that can take the request and have not failed it.
-func (g *Gateway) choose(ctx context.Context, q *request, p plan) (*member, route.Decision, *apiError) {
-	deadline := time.Now().Add(p.patience)
-	probing := time.Now().Add(g.opts.Limits.Patience)
-	for {
-		m, d, refused := g.chooseNow(q, p)
-		if refused == nil || refused.status != http.StatusServiceUnavailable {
-			return m, d, refused
-		}
-		if now := time.Now(); !now.Before(deadline) && (!now.Before(probing) || !g.probesFirst(q, p)) {
-			return m, d, refused
-		}
-		select {
-		case <-ctx.Done():
-			return nil, d, errGone
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// probesFirst tells whether a replica that could take the request has only just become ready: our first probe of it has not ended.
-func (g *Gateway) probesFirst(q *request, p plan) bool {
-	return slices.ContainsFunc(g.view.Load().deployments[q.model.Deployment], func(m *member) bool {
-		return m.ready.Load() && !m.draining.Load() && !m.probe.ended.Load() && m.role != jobspecs.Prefill && m.serves(p.path) &&
-			(p.fits == nil || p.fits(m)) && !slices.Contains(q.tried, m)
-	})
-}
-
-func (g *Gateway) chooseNow(q *request, p plan) (*member, route.Decision, *apiError) {
-	v := g.view.Load()
-	members := v.deployments[q.model.Deployment]
-	list := g.pools.candidates.get()
-	defer g.pools.candidates.put(list)
-	others, serves := false, false
-	for _, m := range members {
-		if m.role == jobspecs.Prefill {
-			continue
-		}
-		if !m.serves(p.path) {
-			others = true
-			continue
-		}
-		serves = true
-		if m.usable() && (p.fits == nil || p.fits(m)) && !slices.Contains(q.tried, m) {
-			list.add(m)
-		}
-	}
-	if len(list.candidates) == 0 {
-		return nil, route.Decision{}, g.nobody(v, q, others && !serves)
-	}
-	d, err := route.Pick(route.Request{ID: q.id, PromptTokens: q.estimate, Now: g.now()}, list.candidates)
-	if err != nil {
-		return nil, d, unavailable("no_replica", err.Error(), time.Second)
-	}
-	for _, m := range list.members {
-		if m.target.Launch == d.Launch {
-			return m, d, nil
-		}
-	}
-	return nil, d, unavailable("no_replica", "the chosen replica is gone", time.Second)
-}
-
-// serves reports whether the member's engine has the path. Of an unknown engine everything is believed.
-func (m *member) serves(path string) bool {
-	if !m.known {
-		return true
-	}
-	if path == pathTokenize {
-		return m.traits.TokenizePath != ""
-	}
-	return slices.Contains(m.traits.Paths, path)
-}
-
-// nobody says why there is no replica to send to.
-func (g *Gateway) nobody(v *view, q *request, otherPaths bool) *apiError {
-	if otherPaths {
-		return &apiError{
-			status: http.StatusNotFound, kind: kindRequest, code: "path_not_served",
-			message: fmt.Sprintf("the engine of model %s does not serve %s", strconv.Quote(q.modelName), q.path),
-		}
-	}
-	if len(q.tried) > 0 {
-		return g.exhausted(q, "and no other replica is routable")
-	}
-	m := v.models[q.modelName]
-	if m == nil {
-		m = q.model
-	}
-	why := m.State
-	switch {
-	case m.State == "ready" || m.State == "":
-		why = "no replica is routable from this gateway at the moment"
-	case m.Reason != "":
-		why += ": " + m.Reason
-	}
-	code := m.State
-	if code == "" || code == "ready" {
-		code = "no_replica"
-	}
-	return unavailable(code, fmt.Sprintf("the model %s is not ready: %s", strconv.Quote(q.modelName), why), retryAfter(m))
-}
-
-// try sends the request to m. failure names what went wrong when another replica should be asked.
-func (g *Gateway) try(ctx context.Context, q *request, p plan, m *member, d route.Decision) (_ *attempt, failure string) {
+// try sends the request to the chosen replica. failure names what went wrong when another one should be asked.
+func (g *Gateway) try(ctx context.Context, q *request, p plan, c choice) (_ *attempt, failure string) {
+	m := c.m
 	body := p.body(m)
-	a := &attempt{m: m, hide: body.hide, waiting: q.estimate, rec: attemptRecord(m, d)}
-	q.attempts = append(q.attempts, a.rec)
-	m.inflight.Add(1)
-	m.waiting.Add(int64(a.waiting))
+	a := g.attempt(q, c, q.stream && q.makesTokens())
+	a.hide = body.hide
 	call := upstream.Call{
 		Path: g.enginePath(m, p.path), Body: body.body, Request: q.id, Tenant: q.caller.tenant, Stream: q.stream,
 		Headers: q.trace, FirstByte: g.opts.Limits.FirstByte,
@@ -213,7 +140,7 @@ func (g *Gateway) try(ctx context.Context, q *request, p plan, m *member, d rout
 	if n := len(q.attempts); n > 1 {
 		call.Request += "-" + strconv.Itoa(n) // an engine may still hold the one before
 	}
-	call = g.prefillFirst(ctx, q, m, call)
+	call = g.prefillFirst(ctx, q, a, c, call)
 	resp, err := g.opts.Upstream.Do(ctx, m.target, call)
 	if err != nil {
 		failure = failureOf(err)
@@ -242,11 +169,12 @@ func (g *Gateway) enginePath(m *member, path string) string {
 	return path
 }
 
-func attemptRecord(m *member, d route.Decision) *apiv1.Attempt {
+func attemptRecord(c choice) *apiv1.Attempt {
 	rec := &apiv1.Attempt{
-		Launch: m.target.Launch, Replica: m.name, Epoch: m.target.Epoch, PredictedMs: d.CostMs, PartsMs: d.Parts, Reason: d.Reason,
+		Launch: c.m.target.Launch, Replica: c.m.name, Epoch: c.m.target.Epoch, PredictedMs: c.d.CostMs, PartsMs: c.d.Parts, Reason: c.d.Reason,
+		ExpectedMs: c.d.ExpectedMs, ExpectedCached: uint64(c.d.Cached),
 	}
-	for _, u := range d.RunnersUp {
+	for _, u := range c.d.RunnersUp {
 		rec.RunnersUp = append(rec.RunnersUp, &apiv1.RunnerUp{Launch: u.Launch, Replica: u.Replica, PredictedMs: u.CostMs})
 	}
 	return rec

@@ -92,19 +92,19 @@ func TestFiguresDoNotRebuild(t *testing.T) {
 	}
 	g.apply(&apiv1.WatchResponse{Replicas: []*apiv1.Replica{replica("l", 1, load)}})
 	v, m := g.view.Load(), g.feed.members["l"]
-	c := m.candidate()
+	c := m.candidate(g.now())
 	if *c.Running != 3 || c.Waiting != nil || *c.KVUsage != 0.5 || !c.EndsAt.Equal(time.Unix(1000, 0)) || c.SeenAt.IsZero() {
 		t.Errorf("candidate: %+v", c)
 	}
 	g.apply(&apiv1.WatchResponse{Replicas: []*apiv1.Replica{replica("l", 1, load)}})
-	if again := m.candidate(); !again.SeenAt.Equal(c.SeenAt) {
+	if again := m.candidate(g.now()); !again.SeenAt.Equal(c.SeenAt) {
 		t.Error("old figures that were repeated count as new")
 	}
 	g.apply(&apiv1.WatchResponse{Replicas: []*apiv1.Replica{replica("l", 1, func(r *apiv1.Replica) { r.Draining = true })}})
 	if g.view.Load() != v || g.feed.members["l"] != m || !m.draining.Load() {
 		t.Error("figures made a new view")
 	}
-	if c := m.candidate(); c.Running != nil || !c.SeenAt.IsZero() {
+	if c := m.candidate(g.now()); c.Running != nil || !c.SeenAt.IsZero() {
 		t.Errorf("figures that are not known any more: %+v", c)
 	}
 }

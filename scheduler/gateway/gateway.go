@@ -20,7 +20,11 @@ import (
 
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/jobspecs/engine"
+	"github.com/penstock/penstock/kvstore/index"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
+	"github.com/penstock/penstock/scheduler/blocks"
+	"github.com/penstock/penstock/scheduler/gateway/prefix"
+	"github.com/penstock/penstock/scheduler/route"
 	"github.com/penstock/penstock/scheduler/upstream"
 )
 
@@ -39,6 +43,12 @@ type Options struct {
 	// RequireKey refuses requests without an API key. Without it such requests belong to the tenant "default"; a key that
 	// is shown is checked all the same.
 	RequireKey bool
+	// Holdings tells what engines' caches hold; nil = nobody does, and only what this gateway has sent somewhere is believed.
+	Holdings holdings
+	// BlockSeed is the secret of the names in Holdings; 0 = not known yet. Nil = never.
+	BlockSeed func() uint64
+	// Route is how a replica is chosen; the zero value is by cost.
+	Route route.Mode
 	// OpenMetrics lets clients on this host read /metrics without a key.
 	OpenMetrics bool
 	Gatherer    prometheus.Gatherer // what /metrics shows; nil = there is no /metrics
@@ -63,6 +73,7 @@ type Limits struct {
 	WriteStall  time.Duration // a client that takes nothing for so long is gone; default 60 s
 	Patience    time.Duration // how long a cut stream waits for a replica that can go on; default 20 s
 	Attempts    int           // replicas that may fail in a row without bringing a token; default 3
+	Tokenize    time.Duration // for an engine to tell a prompt's tokens; default 20 ms
 	RecordQueue int           // records that wait for the controller; default 10,000
 }
 
@@ -80,6 +91,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.WriteStall, time.Minute)
 	set(&l.Patience, 20*time.Second)
 	set(&l.Attempts, 3)
+	set(&l.Tokenize, 20*time.Millisecond)
 	set(&l.RecordQueue, 10_000)
 	return l
 }
@@ -104,6 +116,12 @@ type Gateway struct {
 	feed feed
 	open atomic.Int64 // requests at present
 
+	speeds        speeds
+	guesses       *blocks.Guesses
+	conversations *prefix.Conversations
+	asks          *asks
+	turn          atomic.Uint64 // of round-robin
+
 	probes chan struct{} // wakes the prober
 	pools  pools
 }
@@ -127,6 +145,8 @@ func New(opts Options) (*Gateway, error) {
 	g := &Gateway{
 		opts: opts, log: opts.Log, now: opts.Now, metrics: m, salts: newSalts(opts.CacheSaltKey),
 		records: newRecordQueue(opts.Limits.RecordQueue, m), probes: make(chan struct{}, 1),
+		guesses: blocks.NewGuesses(index.Limit{Bytes: guessMemory}), conversations: prefix.NewConversations(conversationMemory),
+		asks: newAsks(), speeds: speeds{metrics: m},
 	}
 	g.view.Store(&view{})
 	return g, nil
@@ -144,8 +164,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		select {
 		case <-reap.C:
 			g.opts.Upstream.Reap()
+			g.forgetGuesses()
 		case <-ctx.Done():
 			wg.Wait()
+			g.asks.wait()
 			return nil
 		}
 	}

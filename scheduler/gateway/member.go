@@ -30,7 +30,13 @@ type member struct {
 
 	routable atomic.Bool // this gateway's own probe got a token, and nothing has failed since
 	inflight atomic.Int64
-	waiting  atomic.Int64 // prompt tokens of requests that are not answered yet
+	waiting  atomic.Int64 // prompt tokens of requests that are not answered yet, less those found in caches
+	tokens   atomic.Int64 // prompt tokens of all open requests
+
+	unanswered atomic.Int64 // requests for streams, and prefills, without a first token
+	waits      atomic.Int64 // since when: Unix ns of the oldest one's begin or the last first token, whichever is later
+	asking     askState     // whether it can be asked for tokens
+	speed      *speed       // of its like
 
 	probe probeState // the prober's own
 }
@@ -41,6 +47,8 @@ type loadState struct {
 	seenAt           time.Time // our clock
 	running, waiting *int
 	kv               *float64
+	kvTokens         int // room of the engine's cache; 0 = unknown
+	blockTokens      int // of its blocks; 0 = unknown
 	endsAt           time.Time
 }
 
@@ -52,6 +60,7 @@ func (g *Gateway) newMember(r *apiv1.Replica) *member {
 		name: fmt.Sprintf("%s/%s/%d", r.Deployment, r.Role, r.Index),
 	}
 	m.traits, m.known = g.opts.Traits(engineKind(r))
+	m.speed = g.speeds.of(speedKey{r.Deployment, r.Role, r.EngineKind})
 	m.update(r, g.now())
 	return m
 }
@@ -80,6 +89,12 @@ func (m *member) update(r *apiv1.Replica, now time.Time) {
 	if r.Kv != nil && r.Kv.Usage != nil {
 		next.kv = r.Kv.Usage
 	}
+	if n := r.GetKv().GetCapacityTokens(); n < 1<<40 {
+		next.kvTokens = int(n)
+	}
+	if n := r.GetKv().GetBlockTokens(); n <= maxBlockTokens {
+		next.blockTokens = int(n)
+	}
 	if r.EndsAt != nil {
 		next.endsAt = r.EndsAt.AsTime()
 	}
@@ -91,11 +106,32 @@ func (m *member) usable() bool {
 	return m.routable.Load() && m.ready.Load() && !m.draining.Load() && !m.gone.Load()
 }
 
-func (m *member) candidate() route.Candidate {
+// candidate is what the choice knows of the member, but for what its caches hold.
+func (m *member) candidate(now time.Time) route.Candidate {
 	s := m.state.Load()
-	return route.Candidate{
+	c := route.Candidate{
 		Launch: m.target.Launch, Replica: m.name, Inflight: int(m.inflight.Load()), InflightTokens: int(m.waiting.Load()),
-		Running: s.running, Waiting: s.waiting, KVUsage: s.kv, SeenAt: s.seenAt, EndsAt: s.endsAt,
+		OpenTokens: int(m.tokens.Load()), Running: s.running, Waiting: s.waiting, KVUsage: s.kv, KVTokens: s.kvTokens, SeenAt: s.seenAt,
+		EndsAt: s.endsAt, Speed: m.speed.now.Load(),
+	}
+	if m.unanswered.Load() > 0 {
+		c.WaitingFor = max(0, now.Sub(time.Unix(0, m.waits.Load())))
+	}
+	return c
+}
+
+// begins counts a request that waits for its first token.
+func (m *member) begins(now time.Time) {
+	if m.unanswered.Add(1) == 1 {
+		m.waits.Store(now.UnixNano())
+	}
+}
+
+// answers counts one that waits no longer. Only a token shows that the engine goes on.
+func (m *member) answers(token bool, now time.Time) {
+	m.unanswered.Add(-1)
+	if token {
+		m.waits.Store(now.UnixNano())
 	}
 }
 

@@ -21,6 +21,13 @@ type metrics struct {
 	refusedKeys   prometheus.Counter
 	bytes         prometheus.Counter
 	dropped       prometheus.Counter
+
+	keys       *prometheus.CounterVec // kind
+	keySeconds prometheus.Histogram
+	expected   *prometheus.CounterVec   // model
+	ratio      *prometheus.HistogramVec // deployment, role
+	miss       *prometheus.GaugeVec     // deployment, role
+	halves     *prometheus.CounterVec   // by
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -45,12 +52,24 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		refusedKeys:   prometheus.NewCounter(counter("refused_keys_total", "Requests refused for want of a valid key.")),
 		bytes:         prometheus.NewCounter(counter("sent_bytes_total", "Bytes of answers sent to clients.")),
 		dropped:       prometheus.NewCounter(counter("dropped_records_total", "Finished requests whose record was lost.")),
+		keys: prometheus.NewCounterVec(counter("prefix_keys_total", "Prompts looked up in caches, by how they were named: exact, conversation, text."),
+			[]string{"kind"}),
+		keySeconds: prometheus.NewHistogram(histogram("prefix_keys_seconds", "What finding a prompt's names took, before its replica was chosen.",
+			[]float64{.00005, .0002, .001, .002, .005, .01, .02, .05})),
+		expected: prometheus.NewCounterVec(counter("expected_cached_tokens_total", "Prompt tokens that were thought to be in the chosen replica's caches, of requests whose engine told how many were."),
+			[]string{"model"}),
+		ratio: prometheus.NewHistogramVec(histogram("first_token_ratio", "Time from a stream's sending to its first token, over what was expected.",
+			[]float64{.1, .25, .5, .7, .9, 1.1, 1.4, 2, 4, 10}), []string{"deployment", "role"}),
+		miss: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "penstock", Subsystem: "gateway", Name: "prediction_miss_factor",
+			Help: "By what factor expected times to the first token miss on average; 1 = never."}, []string{"deployment", "role"}),
+		halves: prometheus.NewCounterVec(counter("disaggregated_total", "Prompts of disaggregated deployments, by who read them: pair, decode."), []string{"by"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
 		m.requests, m.ttft, m.itl, m.tokens, m.open, m.retries, m.continuations, m.upstream, m.suspected, m.refusedKeys, m.bytes, m.dropped,
+		m.keys, m.keySeconds, m.expected, m.ratio, m.miss, m.halves,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -16,70 +16,97 @@ import (
 // maxPrefillAnswer bounds what a prefill replica answers: one token and the transfer parameters.
 const maxPrefillAnswer = 4 << 20
 
-// prefillFirst returns the call for a decode replica. Where the deployment has prefill replicas, one of them reads the prompt
-// first, and the call says where its KV is: in vLLM's kv_transfer_params, as the prefill replica gave them, or for llama.cpp in a
-// header for the agent, which takes the blocks from the other agent. When that fails the call goes out unchanged: a decode
-// replica reads the prompt itself then, only slower.
-func (g *Gateway) prefillFirst(ctx context.Context, q *request, decode *member, call upstream.Call) upstream.Call {
-	if decode.role != jobspecs.Decode || !q.makesTokens() {
-		return call
-	}
-	byAgents := decode.traits.Disaggregation == engine.SlotFiles
-	if !byAgents && decode.traits.Disaggregation != engine.KVTransferParams || byAgents && q.estimate < worthMoving {
+// prefillFirst returns the call for a decode replica. Where the deployment has prefill replicas, and one of them is worth its way
+// (route.Split), it reads the prompt first, and the call says where its KV is: in vLLM's kv_transfer_params, as the prefill replica
+// gave them, or for llama.cpp in a header for the agent, which takes the blocks from the other agent. When that fails the call goes
+// out unchanged: a decode replica reads the prompt itself then, only slower.
+func (g *Gateway) prefillFirst(ctx context.Context, q *request, a *attempt, c choice, call upstream.Call) upstream.Call {
+	byAgents := c.m.traits.Disaggregation == engine.SlotFiles
+	if !g.pairs(q, c.m) {
 		return call
 	}
 	body, err := rawjson.Parse(call.Body, g.opts.Limits.MaxDepth)
 	if err != nil {
 		return call
 	}
-	m, d := g.choosePrefill(q, decode)
-	if m == nil {
+	prefill, why := g.choosePrefill(q, c)
+	if why != "" {
+		a.rec.Reason += "; " + why
+	}
+	if prefill.m == nil {
 		return call
 	}
-	answer, failure := g.prefill(ctx, q, m, d, call, body, byAgents)
+	answer, failure := g.prefill(ctx, q, prefill, call, body, byAgents)
 	if failure != "" {
 		g.metrics.upstream.WithLabelValues("prefill_" + failure).Inc()
 	}
 	switch params := inside(answer, "kv_transfer_params"); {
 	case answer == nil:
+		return call
 	case byAgents:
-		call.Headers = append(slices.Clip(call.Headers), upstream.KVFrom(m.target))
+		call.Headers = append(slices.Clip(call.Headers), upstream.KVFrom(prefill.m.target))
 	case !absent(params):
 		call.Body = body.Edit(nil, rawjson.Edit{Name: "kv_transfer_params", Value: params})
+	default:
+		return call
 	}
+	a.comes(q, c)
 	return call
+}
+
+// pairs tells whether prefill replicas of the member's engine can read a prompt for it.
+func (g *Gateway) pairs(q *request, decode *member) bool {
+	if decode.role != jobspecs.Decode || !q.makesTokens() {
+		return false
+	}
+	switch decode.traits.Disaggregation {
+	case engine.KVTransferParams:
+		return true
+	case engine.SlotFiles:
+		return q.tokens() >= worthMoving
+	}
+	return false
 }
 
 // worthMoving is the number of tokens below which a llama.cpp prompt is not worth the way over two agents: there may be
 // no whole block in it.
 const worthMoving = 256
 
-func (g *Gateway) choosePrefill(q *request, decode *member) (*member, route.Decision) {
+// choosePrefill chooses who reads the prompt: nobody where decode does so itself. why says so in either case.
+func (g *Gateway) choosePrefill(q *request, decode choice) (_ choice, why string) {
 	list := g.pools.candidates.get()
 	defer g.pools.candidates.put(list)
-	for _, m := range g.view.Load().deployments[decode.deployment] {
-		if m.role == jobspecs.Prefill && m.target.Engine == decode.target.Engine && m.usable() && !slices.Contains(q.tried, m) {
-			list.add(m)
+	now := g.now()
+	for _, m := range g.view.Load().deployments[decode.m.deployment] {
+		if m.role == jobspecs.Prefill && m.target.Engine == decode.m.target.Engine && m.usable() && !slices.Contains(q.tried, m) {
+			list.add(m, now)
 		}
 	}
-	d, err := route.Pick(route.Request{ID: q.id, PromptTokens: q.estimate, Now: g.now()}, list.candidates)
-	if err != nil {
-		return nil, d
+	if len(list.candidates) == 0 {
+		return choice{}, ""
 	}
-	for _, m := range list.members {
-		if m.target.Launch == d.Launch {
-			return m, d
-		}
+	g.fillCached(q, list)
+	halves := route.Split(g.ask(q), decode.d, &decode.c, true, list.candidates)
+	if halves.Prefill == nil {
+		g.metrics.halves.WithLabelValues("decode").Inc()
+		return choice{}, halves.Reason
 	}
-	return nil, d
+	g.metrics.halves.WithLabelValues("pair").Inc()
+	d := *halves.Prefill
+	return choice{m: list.members[d.Index], d: d, c: list.candidates[d.Index]}, halves.Reason
 }
 
-// prefill has m read the prompt and returns its answer, nil when it gives none.
-func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.Decision, call upstream.Call, body rawjson.Object, byAgents bool) (answer []byte, failure string) {
-	a := &attempt{m: m, waiting: q.estimate, rec: attemptRecord(m, d)}
-	q.attempts = append(q.attempts, a.rec)
-	m.inflight.Add(1)
-	m.waiting.Add(int64(a.waiting))
+// comes tells that the prompt's KV comes from a prefill replica: what stands before the first token is its way only.
+func (a *attempt) comes(q *request, c choice) {
+	a.work = route.Work{Open: c.d.Work.Open, MovedTokens: float64(max(0, q.tokens()-c.c.Cached[route.GPU]))}
+	a.m.waiting.Add(1 - int64(a.waiting))
+	a.waiting, a.sent = 1, a.g.now()
+}
+
+// prefill has the chosen replica read the prompt and returns its answer, nil when it gives none.
+func (g *Gateway) prefill(ctx context.Context, q *request, c choice, call upstream.Call, body rawjson.Object, byAgents bool) (answer []byte, failure string) {
+	m := c.m
+	a := g.attempt(q, c, true)
 	defer func() { a.close(failure) }()
 
 	edits := []rawjson.Edit{
@@ -122,5 +149,6 @@ func (g *Gateway) prefill(ctx context.Context, q *request, m *member, d route.De
 		return nil, failureOf(err)
 	}
 	a.rec.Tokens = 1
+	a.began = true // the answer is the first token
 	return answer, ""
 }

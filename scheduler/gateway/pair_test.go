@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,9 +21,13 @@ func paired(t *testing.T) *testGateway {
 	g.add(0, jobspecs.VLLM, jobspecs.Prefill)
 	g.add(1, jobspecs.VLLM, jobspecs.Decode)
 	g.add(2, jobspecs.VLLM, jobspecs.Decode)
-	g.member(2).inflight.Add(100)
+	g.member(1).inflight.Add(30) // so that reading a prompt is dear to it
+	g.member(2).inflight.Add(130)
 	return g
 }
+
+// question is long enough for two replicas, and too short to ask for its tokens.
+var question = strings.Repeat("tell me more, ", 36)
 
 const transfer = `{"remote_block_ids":[1,2],"remote_host":"h","new_field":12345678901234567890}`
 
@@ -40,7 +45,7 @@ func TestPrefillThenDecode(t *testing.T) {
 	g := paired(t)
 	var asked map[string]any
 	g.prefills(&asked, transfer)
-	body := fmt.Sprintf(chatBody, "p", 20, `,"min_tokens":3,"max_completion_tokens":20`)
+	body := fmt.Sprintf(chatBody, question, 20, `,"min_tokens":3,"max_completion_tokens":20`)
 	expect(t, "pair", g.post(pathChat, body).Body.String(), body, 20, 3)
 	for field, want := range map[string]any{"stream": false, "max_tokens": 1.0, "max_completion_tokens": 1.0, "min_tokens": nil, "stream_options": nil, "return_token_ids": nil} {
 		if diff := cmp.Diff(want, asked[field]); diff != "" {
@@ -65,7 +70,7 @@ func TestPrefillThenDecode(t *testing.T) {
 
 // TestDecodeAlone: whatever is wrong with prefill, the decode replica serves.
 func TestDecodeAlone(t *testing.T) {
-	body := fmt.Sprintf(chatBody, "p", 20, "")
+	body := fmt.Sprintf(chatBody, question, 20, "")
 	for name, spoil := range map[string]func(*testGateway){
 		"no parameters":  func(g *testGateway) { g.prefills(new(map[string]any), "null") },
 		"prefill cut":    func(g *testGateway) { g.engines[0].fail(fault{cutBytes: 5}) },
@@ -85,12 +90,25 @@ func TestDecodeAlone(t *testing.T) {
 	}
 }
 
+// TestShortPromptsStay: a prompt that decode reads as quickly itself goes to no prefill replica, and the record says why.
+func TestShortPromptsStay(t *testing.T) {
+	g := paired(t)
+	var asked map[string]any
+	g.prefills(&asked, transfer)
+	body := fmt.Sprintf(chatBody, "p", 20, "")
+	expect(t, "short", g.post(pathChat, body).Body.String(), body, 20, 0)
+	rec := g.lastRecord()
+	if asked != nil || len(rec.Attempts) != 1 || !strings.Contains(rec.Attempts[0].Reason, "decode reads") {
+		t.Errorf("prefill was asked %v; record: %v", asked, rec)
+	}
+}
+
 func TestPairDies(t *testing.T) {
 	g := paired(t)
 	var asked map[string]any
 	g.prefills(&asked, transfer)
 	g.engines[1].fail(fault{cutTokens: 9})
-	body := fmt.Sprintf(chatBody, "p", 30, `,"min_tokens":30`)
+	body := fmt.Sprintf(chatBody, question, 30, `,"min_tokens":30`)
 	expect(t, "decode died", g.post(pathChat, body).Body.String(), body, 30, 30)
 	if ids, ok := asked["prompt"].([]any); !ok || len(ids) < len(promptOf(t, body))+5 {
 		t.Errorf("the rest was prefilled from %v", asked["prompt"])

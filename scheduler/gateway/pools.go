@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"sync"
+	"time"
 
+	"github.com/penstock/penstock/scheduler/blocks"
 	"github.com/penstock/penstock/scheduler/route"
 )
 
@@ -12,15 +14,16 @@ type pools struct {
 	buffers    bufferPool
 }
 
-// candidateList is the replicas that one request may go to.
+// candidateList is the replicas that one request may go to, in the order of their launches.
 type candidateList struct {
 	members    []*member
 	candidates []route.Candidate
+	held       []blocks.Held // scratch
 }
 
-func (l *candidateList) add(m *member) {
+func (l *candidateList) add(m *member, now time.Time) {
 	l.members = append(l.members, m)
-	l.candidates = append(l.candidates, m.candidate())
+	l.candidates = append(l.candidates, m.candidate(now))
 }
 
 type candidatePool struct{ pool sync.Pool }

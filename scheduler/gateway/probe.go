@@ -96,6 +96,7 @@ func (g *Gateway) probe(ctx context.Context, m *member, model string) {
 	p := &m.probe
 	if err == nil {
 		p.failures, p.next = 0, time.Time{}
+		m.waits.Store(g.now().UnixNano()) // it goes on
 		m.routable.Store(true)
 		log.Info().Msg("replica is routable")
 	} else {

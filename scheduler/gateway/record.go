@@ -15,6 +15,7 @@ import (
 type usage struct {
 	prompt, cached, completion uint64
 	known                      bool // by the engine's own word
+	cachedKnown                bool // and cached too
 }
 
 func (u usage) total() uint64 { return u.prompt + u.completion }
@@ -35,6 +36,7 @@ func (g *Gateway) finish(q *request) {
 		u = q.counted
 	}
 	q.settle(u.total())
+	g.compare(q, u)
 	model := q.modelName
 	if q.model == nil {
 		model = "" // a name that a client made up
@@ -45,6 +47,9 @@ func (g *Gateway) finish(q *request) {
 		Path: q.path, Status: uint32(q.status), Outcome: q.outcome, Error: q.failure, Attempts: q.attempts,
 		Total: durationpb.New(g.now().Sub(q.at)), PromptTokens: u.prompt, CachedTokens: u.cached, CompletionTokens: u.completion,
 		UsageCounted: !u.known && u.total() > 0, Stream: q.stream,
+	}
+	if q.keys != nil {
+		rec.PrefixKeys, rec.PrefixMs = q.keys.kind, float64(q.keys.took)/float64(time.Millisecond)
 	}
 	if q.ttft > 0 {
 		rec.Ttft = durationpb.New(q.ttft)

@@ -45,6 +45,8 @@ type request struct {
 	wantIDs   bool   // the client asked for token ids
 	inexact   string // why the answer cannot be continued elsewhere; empty = it can
 	estimate  int    // prompt tokens
+	keys      *names // of the prompt, for caches; nil = not looked for
+	explain   bool   // the client wants to see the choice
 	trace     []upstream.Header
 
 	bodies map[jobspecs.EngineKind]prepared // what engines of a kind get
@@ -63,6 +65,14 @@ type request struct {
 
 // makesTokens reports whether the request is for text by one of the paths that continue each other.
 func (q *request) makesTokens() bool { return q.path == pathChat || q.path == pathCompletions }
+
+// tokens is the prompt's length, as well as it is known.
+func (q *request) tokens() int {
+	if q.keys != nil && q.keys.tokens > 0 {
+		return q.keys.tokens
+	}
+	return q.estimate
+}
 
 // newID makes the request's ID. One that the client sent is kept in front of a random end: `penstock why` finds it by its
 // beginning, and two requests of one ID do not hide each other.

@@ -212,6 +212,7 @@ func (g *Gateway) accept(w http.ResponseWriter, r *http.Request, q *request) (re
 	if v := r.Header.Get("Traceparent"); v != "" && len(v) <= 128 {
 		q.trace = []upstream.Header{{Name: "Traceparent", Value: v}}
 	}
+	q.explain = r.Header.Get(headerExplain) == "1"
 	settle, refused := g.admit(q.caller, q.estimate)
 	if refused == nil {
 		q.settle = settle

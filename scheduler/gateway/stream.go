@@ -348,6 +348,7 @@ func (s *stream) header() {
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no")
+	s.q.explainIn(h)
 	s.w.WriteHeader(http.StatusOK)
 	s.began = true
 	s.q.ttft = s.g.now().Sub(s.q.at)

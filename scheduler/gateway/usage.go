@@ -20,7 +20,8 @@ func readUsage(object []byte) usage {
 		case "completion_tokens", "output_tokens":
 			u.completion, u.known = count(object[at:end(&it, at)]), true
 		case "prompt_tokens_details", "input_tokens_details":
-			u.cached = count(inside(object[at:end(&it, at)], "cached_tokens"))
+			cached := inside(object[at:end(&it, at)], "cached_tokens")
+			u.cached, u.cachedKnown = count(cached), cached != nil
 		}
 	}
 	return u

@@ -79,6 +79,7 @@ func (g *Gateway) passOn(w http.ResponseWriter, q *request, a *attempt, body []b
 	g.metrics.ttft.WithLabelValues(q.model.Name).Observe(seconds(q.ttft))
 	h := w.Header()
 	copyHeader(h, a.resp.Header)
+	q.explainIn(h)
 	if !rest {
 		h.Set("Content-Length", strconv.Itoa(len(body)))
 	}

@@ -114,13 +114,13 @@ func TestLongAnswerStreams(t *testing.T) {
 
 func TestAnswerUsage(t *testing.T) {
 	for body, want := range map[string]usage{
-		`{"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}}`: {3, 2, 4, true},
-		`{"usage":{"input_tokens":3,"output_tokens":4,"input_tokens_details":{"cached_tokens":1}}}`:       {3, 1, 4, true},
-		`{"usage":{"prompt_tokens":-3}}`: {0, 0, 0, true},
+		`{"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}}`: {3, 2, 4, true, true},
+		`{"usage":{"input_tokens":3,"output_tokens":4,"input_tokens_details":{"cached_tokens":1}}}`:       {3, 1, 4, true, true},
+		`{"usage":{"prompt_tokens":-3}}`: {0, 0, 0, true, false},
 		`{"usage":null}`:                 {},
 		`[]`:                             {},
 		``:                               {},
-		`{"usage":{"prompt_tokens":9`:    {0, 0, 0, false},
+		`{"usage":{"prompt_tokens":9`:    {},
 	} {
 		if got := answerUsage([]byte(body)); got != want {
 			t.Errorf("%s: %+v, want %+v", body, got, want)
