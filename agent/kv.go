@@ -33,7 +33,7 @@ func (r *run) openKV(ctx context.Context) *cache.Cache {
 	default:
 		return nil
 	}
-	c, err := cache.Open(ctx, cache.Options{Tiers: tiersOf(d), Owner: d.Name + "-" + string(r.adm.role), Log: r.log})
+	c, err := cache.Open(ctx, cache.Options{Tiers: tiersOf(d), Owner: d.Name + "-" + string(r.adm.role), Shared: r.adm.role != jobspecs.Mixed, Log: r.log})
 	if err != nil {
 		r.log.Warn().Err(err).Msg("this run has no KV tiers")
 		return nil

@@ -21,6 +21,7 @@ import (
 
 	"github.com/penstock/penstock/agent/cache"
 	"github.com/penstock/penstock/agent/process"
+	"github.com/penstock/penstock/jobspecs"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/identity"
@@ -135,8 +136,10 @@ func (r *run) tend(ctx context.Context) error {
 
 	var parts sync.WaitGroup
 	r.kv = r.openKV(ctx)
-	r.port.meetPeers(r.openPeers())
+	others := r.openPeers()
+	r.port.meetPeers(others)
 	defer r.closeKV()
+	defer others.close()
 	defer parts.Wait()
 	defer cancel()
 	conf := identity.ServerConfig(r.adm.certs.Certificate, r.home.pool, true)
@@ -153,6 +156,10 @@ func (r *run) tend(ctx context.Context) error {
 	}
 	if r.kv != nil {
 		parts.Go(func() { r.kv.Run(ctx) })
+	}
+	if r.kv != nil && r.adm.role != jobspecs.Mixed {
+		tidyNeighbours(r.opts.RuntimeDir)
+		parts.Go(func() { r.serveNeighbours(ctx) })
 	}
 
 	r.sweep(ctx)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -30,7 +31,9 @@ type Options struct {
 	Tiers jobspecs.KV
 	// Owner names the folders on disk, such as a deployment and its role: runs of one owner find each other's blocks.
 	Owner string
-	Log   zerolog.Logger
+	// Shared lets other processes of the user look into the host tier (Locate). It costs huge pages on most systems.
+	Shared bool
+	Log    zerolog.Logger
 }
 
 // smallHost is the host tier of a deployment that names only tiers below it: what passes through on the way down.
@@ -70,7 +73,7 @@ func Open(ctx context.Context, o Options) (*Cache, error) {
 			return nil, err // in the clear is not what was asked for
 		}
 	}
-	c := &Cache{log: o.Log, host: mem.New(mem.Options{Bytes: host}), descriptions: newDescriptions()}
+	c := &Cache{log: o.Log, host: mem.New(mem.Options{Bytes: host, Shared: o.Shared}), descriptions: newDescriptions()}
 	tiers := []tiered.Tier{{Store: c.host}}
 	// Both are written at once: a job may be killed without a word, and its successor is to find what it had.
 	if o.Tiers.Disk.Path != "" {
@@ -143,6 +146,12 @@ func (c *Cache) Store() kvstore.Store { return c.store }
 
 // Alloc gives memory for blocks.
 func (c *Cache) Alloc() kvstore.Allocator { return c.host }
+
+// Locate says where a block lies in the host tier's memory, which processes of the same user can be let map.
+func (c *Cache) Locate(b *kvstore.Block) (region uint32, file *os.File, bytes, offset int64, ok bool) {
+	p, ok := c.host.Locate(b)
+	return p.Region, p.File, p.Bytes, p.Offset, ok
+}
 
 // Run moves blocks down and makes them durable, until the context ends.
 func (c *Cache) Run(ctx context.Context) {

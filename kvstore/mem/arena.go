@@ -16,6 +16,7 @@ type arena struct {
 	budget int64 // for slots
 	huge   int64 // rows that may have huge pages
 	poison bool  // fill what is freed, for tests
+	shared bool  // other processes may map it
 	rows   [classes]atomic.Pointer[row]
 
 	mu        sync.Mutex
@@ -28,9 +29,9 @@ type arena struct {
 // maxHugeRows is how many sizes of blocks get huge pages, if the budget is large enough: those that come first.
 const maxHugeRows = 16
 
-func newArena(budget int64, poison bool) *arena {
+func newArena(budget int64, poison, shared bool) *arena {
 	huge := min(maxHugeRows, budget/32/hugePage)
-	return &arena{budget: budget - huge*hugePage, huge: huge, poison: poison}
+	return &arena{budget: budget - huge*hugePage, huge: huge, poison: poison, shared: shared}
 }
 
 var errNoSlot = errors.New("no slot is free")
@@ -61,7 +62,7 @@ func (a *arena) tryTake(class int, size int64) (id slotID, over int64, err error
 	}
 	r := a.rows[class].Load()
 	if r == nil {
-		r = newRow(size, a.budget, a.huge > 0)
+		r = newRow(size, a.budget, a.huge > 0, a.shared)
 		a.huge--
 		a.rows[class].Store(r)
 	}

@@ -1,6 +1,7 @@
 package mem
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"sync/atomic"
@@ -51,6 +52,7 @@ type row struct {
 	size    int64
 	per     uint32 // slots in a region
 	huge    bool
+	shared  bool
 	regions atomic.Pointer[[]*region]
 
 	// Under the arena's lock:
@@ -65,15 +67,17 @@ type region struct {
 	data  []byte // aligned
 	state []atomic.Uint64
 
+	shared *shared // nil: nobody else can see it
+
 	cleared int // slots, under the arena's lock
 }
 
 const minRegion = 64 << 20
 
 // newRow makes a class for an arena of so many bytes. Regions grow with the arena, so that their number stays small.
-func newRow(size, budget int64, huge bool) *row {
+func newRow(size, budget int64, huge, shared bool) *row {
 	n := max(min(minRegion, budget), budget/64) / size
-	r := &row{size: size, per: uint32(max(1, n)), huge: huge}
+	r := &row{size: size, per: uint32(max(1, n)), huge: huge, shared: shared}
 	r.regions.Store(&[]*region{})
 	return r
 }
@@ -86,6 +90,11 @@ func (r *row) grow() error {
 		return fmt.Errorf("map %d MiB of memory: %w", length>>20, err)
 	}
 	g := &region{raw: raw, data: align(raw, length), state: make([]atomic.Uint64, r.per)}
+	if r.shared {
+		if g.shared, err = mapShared(g.data, length); err != nil {
+			return errors.Join(err, unix.Munmap(raw))
+		}
+	}
 	_ = unix.Madvise(g.data, unix.MADV_DONTDUMP) // users' data is not for core files
 	g.advise(r.huge)
 	all := append(append([]*region{}, *r.regions.Load()...), g)
@@ -122,7 +131,11 @@ func (r *row) state(index uint32) *atomic.Uint64 {
 
 // clear gives a slot's memory back to the kernel.
 func (r *row) clear(index uint32) error {
-	if err := unix.Madvise(r.bytes(index), unix.MADV_DONTNEED); err != nil {
+	advice := unix.MADV_DONTNEED
+	if r.shared {
+		advice = unix.MADV_REMOVE // the memory is the file's
+	}
+	if err := unix.Madvise(r.bytes(index), advice); err != nil {
 		return fmt.Errorf("give %d bytes of memory back: %w", r.size, err)
 	}
 	return nil
@@ -141,6 +154,9 @@ func (r *row) unmap() (err error) {
 	for _, g := range *r.regions.Load() {
 		if e := unix.Munmap(g.raw); e != nil {
 			err = e
+		}
+		if g.shared != nil {
+			err = errors.Join(err, g.shared.ro.Close())
 		}
 	}
 	r.regions.Store(&[]*region{})

@@ -34,6 +34,8 @@ type Options struct {
 	Overflow  kvstore.Overflow // may be nil; see also SetOverflow
 	// Poison fills freed memory, so that who reads it too late sees it. For tests: it costs as much as a copy.
 	Poison bool
+	// Shared makes the memory such that other processes of the same user can be let look into it (Locate).
+	Shared bool
 }
 
 // shards is how many locks the readers share.
@@ -69,7 +71,7 @@ func New(o Options) *Store {
 	if o.Moves == nil {
 		o.Moves = func(kvstore.Move) {}
 	}
-	s := &Store{opts: o, arena: newArena(o.Bytes, o.Poison), spaces: newSpaces(), order: evict.New(o.Policy, o.Bytes)}
+	s := &Store{opts: o, arena: newArena(o.Bytes, o.Poison, o.Shared), spaces: newSpaces(), order: evict.New(o.Policy, o.Bytes)}
 	s.SetOverflow(o.Overflow)
 	for i := range s.shards {
 		s.shards[i].spaces = s.spaces

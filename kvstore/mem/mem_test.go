@@ -13,17 +13,26 @@ func TestStore(t *testing.T) {
 	for _, p := range evict.Policies() {
 		t.Run(p.String(), func(t *testing.T) {
 			t.Parallel()
-			storetest.Run(t, func(_ *testing.T, o storetest.Options) storetest.Subject {
-				if o.Budget == 0 {
-					o.Budget = 64 << 20
-				}
-				s := New(Options{Bytes: o.Budget, Policy: p, Moves: o.Moves, Poison: true})
-				return storetest.Subject{
-					Store: s, Close: s.Close, Live: s.out.Load, Bounded: true, Groups: true,
-					Corrupt: func(k kvstore.Key) { s.flip(k) },
-				}
-			})
+			storetest.Run(t, subject(Options{Policy: p}))
 		})
+	}
+	t.Run("shared", func(t *testing.T) {
+		t.Parallel()
+		storetest.Run(t, subject(Options{Shared: true}))
+	})
+}
+
+func subject(base Options) func(*testing.T, storetest.Options) storetest.Subject {
+	return func(_ *testing.T, o storetest.Options) storetest.Subject {
+		if o.Budget == 0 {
+			o.Budget = 64 << 20
+		}
+		base.Bytes, base.Moves, base.Poison = o.Budget, o.Moves, true
+		s := New(base)
+		return storetest.Subject{
+			Store: s, Close: s.Close, Live: s.out.Load, Bounded: true, Groups: true,
+			Corrupt: func(k kvstore.Key) { s.flip(k) },
+		}
 	}
 }
 

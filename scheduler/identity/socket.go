@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +54,7 @@ func SocketPath(dir, name string) (string, error) {
 // or who called listen.
 func PeerUID(conn net.Conn) (int, error) {
 	sc, ok := conn.(syscall.Conn)
-	if !ok || conn.LocalAddr().Network() != "unix" {
+	if !ok || !strings.HasPrefix(conn.LocalAddr().Network(), "unix") {
 		return 0, errors.New("peer's user: not a unix socket")
 	}
 	raw, err := sc.SyscallConn()

@@ -142,6 +142,9 @@ func (f *fetch) ask(ctx context.Context, want []int) (got map[int]bool, whole bo
 			if r.sum != n || r.size != 0 {
 				return got, false, fmt.Errorf("%w: %d blocks came and it says %d", ErrProtocol, n, r.sum)
 			}
+			if _, err := in.ReadByte(); err == nil {
+				return got, false, fmt.Errorf("%w: more comes after the end", ErrProtocol)
+			} // at its end, the connection is good for the next request
 			return got, true, nil
 		}
 		if int(r.index) >= len(want) || r.size > MaxBlock || got[want[r.index]] {
