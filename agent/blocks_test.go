@@ -144,7 +144,7 @@ func TestBlocksOfAnEngine(t *testing.T) {
 	w.controller.lose = 3
 	w.controller.mu.Unlock()
 	holds := func() (n uint32) {
-		for _, m := range w.controller.board.Index().NewReader().Match(names, nil) {
+		for _, m := range w.controller.board.Match(names, nil) {
 			n = m.Lead[index.GPU]
 		}
 		return n
