@@ -64,6 +64,7 @@ type Options struct {
 	// Dial reaches the controller; nil = net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	Reach    Reach         // who dials whom; default ReachAuto
 	Interval time.Duration // between two samples, and at most between two reports; default 1s
 	Limits   Limits
 }
@@ -75,18 +76,21 @@ type Limits struct {
 	Barrier  time.Duration // for the other ranks to come; default 10m
 	LostRank time.Duration // without a word from a rank that was there; default 30s
 	Farewell time.Duration // for the controller and the other ranks to learn of the end; default 5s
+	Dialled  time.Duration // for the controller and gateways to dial an engine that serves, before they are dialled; default 8s
 }
 
 func (o Options) withDefaults() Options {
 	o.Nodes = orElse(o.Nodes, 1)
 	o.AdvertiseHost = orElse(orElse(o.AdvertiseHost, o.ListenHost), o.Hostname)
 	o.Interval = orElse(o.Interval, time.Second)
+	o.Reach = orElse(o.Reach, ReachAuto)
 	o.Limits = Limits{
 		Liveness: o.Limits.Liveness.withDefaults(),
 		FreeGPUs: orElse(o.Limits.FreeGPUs, 10*time.Minute),
 		Barrier:  orElse(o.Limits.Barrier, 10*time.Minute),
 		LostRank: orElse(o.Limits.LostRank, 30*time.Second),
 		Farewell: orElse(o.Limits.Farewell, 5*time.Second),
+		Dialled:  orElse(o.Limits.Dialled, dialPatience),
 	}
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: 5 * time.Second}).DialContext

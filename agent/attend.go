@@ -186,6 +186,7 @@ func (r *run) firstToken(ctx context.Context, e *engineRun, limit time.Duration)
 	e.slots = r.openSlots(quick, e)
 	r.admitKV(e)
 	r.port.admit(e.reader, e.slots)
+	r.outward.started()
 	r.phase(apiv1.Phase_PHASE_STARTED, "")
 	r.log.Info().Msg("engine started")
 	return nil

@@ -104,7 +104,7 @@ func (w *world) options() Options {
 		Run: "r1", Nodes: 1, Node: "n1", Hostname: "h1", Version: "test", RuntimeDir: w.runtime, ListenHost: "127.0.0.1",
 		Environ:  append(os.Environ(), "HF_TOKEN=hf_secret"),
 		Registry: prometheus.NewRegistry(), SamplerErr: fmt.Errorf("no GPU here"),
-		Interval: 20 * time.Millisecond,
+		Interval: 20 * time.Millisecond, Reach: ReachDirect, // nobody dials these ports but the tests
 		Limits: Limits{
 			Liveness: Liveness{Every: 50 * time.Millisecond, Deadline: patience, TokenDeadline: patience},
 			LostRank: patience, Farewell: 10 * time.Second,

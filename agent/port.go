@@ -54,6 +54,7 @@ type port struct {
 	epochText string
 	methods   map[string]string // path -> the method that is let through
 	moved     atomic.Uint64     // bytes from the engine to clients
+	came      callers           // who has dialled
 	asked     moment            // the last request that was meant for us
 
 	mu     sync.Mutex
@@ -144,13 +145,18 @@ func (p *port) server(conns *sync.WaitGroup, h http.Handler) *http.Server {
 // serveTrunk serves the streams of a gateway that sends all of its requests over one connection, until that ends.
 func (p *port) serveTrunk(outer *http.Server, c *tls.Conn, _ http.Handler) {
 	outer.ConnState(c, http.StateActive) // who only counts requests would take it for one that says nothing
+	p.serveStreams(c, p.ServeHTTP)
+}
+
+// serveStreams serves a trunk's streams until it ends. h is told whose they are.
+func (p *port) serveStreams(c *tls.Conn, h http.HandlerFunc) {
 	state := c.ConnectionState()
 	t := trunk.Accepted(c)
 	var running sync.WaitGroup
 	running.Go(func() { _ = t.Run() })
 	inner := p.server(&running, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.TLS = &state
-		p.ServeHTTP(w, r)
+		h(w, r)
 	}))
 	_ = inner.Serve(t)
 	_ = inner.Close()
@@ -215,8 +221,16 @@ func (p *port) leave(x *exchange) {
 // lastAsked is when a gateway or the controller last had a request here; zero = never.
 func (p *port) lastAsked() time.Time { return p.asked.last() }
 
-// ServeHTTP checks who asks, then for what, so that a stranger learns nothing.
+// ServeHTTP answers who has dialled.
 func (p *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if caller, err := identity.FromState(r.TLS); err == nil {
+		p.came.note(caller)
+	}
+	p.handle(w, r)
+}
+
+// handle checks who asks, then for what, so that a stranger learns nothing.
+func (p *port) handle(w http.ResponseWriter, r *http.Request) {
 	caller, err := identity.FromState(r.TLS)
 	if err != nil {
 		deny(w, http.StatusForbidden, err)

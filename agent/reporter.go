@@ -28,12 +28,14 @@ type reporter struct {
 	certs    func() *tls.Certificate
 	obey     func(*apiv1.Command) // called once per command; does not block
 	meet     func(head string)    // called with rank 0's address
+	peers    func(controller string, gateways []*apiv1.GatewayAddress) // called with where they are
 	rejoin   func(context.Context) error
 	refused  func(error) // called when the controller admits this run no more
 	metrics  *metrics
 	log      zerolog.Logger
 
 	heard moment // the controller's last answer
+	at    string // URL of the controller that is spoken to; for run alone
 
 	mu       sync.Mutex
 	done     map[string]bool // commands acted on
@@ -120,6 +122,7 @@ func (r *reporter) stream(ctx context.Context, url string, box *outbox) error {
 		return err
 	}
 	r.metrics.connects.Inc()
+	r.at = url
 	in := &inbox{answers: make(chan *apiv1.ReportResponse)}
 	receiving.Go(func() { in.receive(ctx, s) })
 	err = r.talk(ctx, s, in, box, quiet)
@@ -240,6 +243,7 @@ func (r *reporter) take(s *reportStream, box *outbox, m *apiv1.ReportResponse) e
 		r.ackedSeq = max(r.ackedSeq, body.Ack.GetSeq())
 		r.mu.Unlock()
 		r.meet(body.Ack.GetHeadAddress())
+		r.peers(r.at, body.Ack.GetGateways())
 	case *apiv1.ReportResponse_Resend:
 		return r.resend(s, box, body.Resend)
 	case *apiv1.ReportResponse_Command:

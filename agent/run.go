@@ -45,6 +45,7 @@ type run struct {
 	state    *state
 	blocks   *heldBlocks
 	port     *port
+	outward  *outward
 	cards    *cards
 	reporter *reporter
 	output   *process.Rotating
@@ -83,8 +84,14 @@ func (a *Agent) newRun(home *controller, adm *admission) (*run, error) {
 		launch: a.opts.Join.Launch, run: a.opts.Run, epoch: adm.epoch, traits: r.traits, tenantTag: spec.TenantTag(adm.deployment), metrics: a.metrics,
 		scrape: promhttp.HandlerFor(a.opts.Registry, promhttp.HandlerOpts{}), gang: r.gangHandler(), log: r.log,
 	})
+	r.outward = &outward{
+		mode: a.opts.Reach, port: r.port, dial: a.opts.Dial, patience: a.opts.Limits.Dialled, log: r.log,
+		tls: func(want func(identity.ID) error) *tls.Config {
+			return identity.ClientConfig(adm.certs.Certificate, home.pool, want)
+		},
+	}
 	r.reporter = &reporter{
-		home: home, state: r.state, blocks: r.blocks, interval: a.opts.Interval, certs: adm.certs.Certificate, obey: r.obey, meet: r.meet,
+		home: home, state: r.state, blocks: r.blocks, interval: a.opts.Interval, certs: adm.certs.Certificate, obey: r.obey, meet: r.meet, peers: r.outward.meet,
 		rejoin: r.rejoin, refused: r.refusedRun, metrics: a.metrics, log: r.log,
 	}
 	return r, nil
@@ -150,6 +157,9 @@ func (r *run) tend(ctx context.Context) error {
 	parts.Go(func() { r.reporter.run(ctx) })
 	parts.Go(func() { r.renew(ctx) })
 	parts.Go(func() { r.watchOrphan(ctx) })
+	if r.opts.Rank == 0 {
+		parts.Go(func() { r.outward.run(ctx) })
+	}
 	parts.Go(func() { r.watchEnd(ctx) })
 	if r.follower != nil {
 		parts.Go(func() { r.follower.run(ctx) })

@@ -25,6 +25,7 @@ import (
 	"github.com/penstock/penstock/scheduler/local"
 	"github.com/penstock/penstock/scheduler/reconcile"
 	"github.com/penstock/penstock/scheduler/server"
+	"github.com/penstock/penstock/scheduler/trunk"
 	"github.com/penstock/penstock/scheduler/upstream"
 )
 
@@ -304,16 +305,22 @@ func (c *controller) endpointResponse() *apiv1.EndpointResponse {
 // parts are the loops and servers; each returns when its context ends.
 func (c *controller) parts() []func(context.Context) error {
 	tlsConfig := identity.ServerConfig(c.holder.Certificate, c.ca.Pool(), false)
-	tlsConfig.NextProtos = []string{"h2", "http/1.1"}
+	tlsConfig.NextProtos = []string{"h2", "http/1.1", trunk.ReverseProtocol}
 	parts := []func(context.Context) error{
 		c.ledger.Run, c.publisher.Run, c.loop.Run, c.watchKeys, c.renewOwn,
-		serveHTTP(bounded(c.agents, "agents", c.refused, tlsConfig), c.server.Agents(), c.server.Close, c.log),
-		serveHTTP(bounded(c.owner, "owner", c.refused, nil), c.server.Owner(), c.server.Close, c.log),
+		serveHTTP(bounded(c.agents, "agents", c.refused, tlsConfig), c.server.Agents(), adopting(c.upstream, c.wantedRun, c.log), c.closeStreams, c.log),
+		serveHTTP(bounded(c.owner, "owner", c.refused, nil), c.server.Owner(), nil, c.server.Close, c.log),
 	}
 	if c.gateway == nil {
 		return parts
 	}
 	return append(parts, c.gateway.Run, c.feedGateway, serveGateway(c.clients.boundedListener, c.gateway, c.feed))
+}
+
+// closeStreams ends what agents and gateways keep open.
+func (c *controller) closeStreams() {
+	c.server.Close()
+	c.upstream.RetireOffered()
 }
 
 // feedGateway gives the gateway of this process what others get over the wire.

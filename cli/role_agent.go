@@ -29,7 +29,7 @@ import (
 func agentCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "agent", Usage: "start and watch the engine on one node of a job (jobs call this)", Hidden: true,
-		Flags: []cli.Flag{
+		Flags: append(roleFlags("network.reach"),
 			&cli.StringFlag{Name: "join", Usage: "the join file, 0600"},
 			&cli.StringFlag{Name: "node", Usage: "the cluster's name of this node"},
 			&cli.IntFlag{Name: "rank", Usage: "of this node in the job, from 0"},
@@ -42,7 +42,7 @@ func agentCommand(std IO) *cli.Command {
 			&cli.IntFlag{Name: "first-rank", Usage: "slurm: rank of the first task of this step"},
 			&cli.DurationFlag{Name: "kill-wait", Usage: "slurm: time between TERM and KILL"},
 			&cli.DurationFlag{Name: "warning", Usage: "slurm: how long before the time limit its warning comes"},
-		},
+		),
 		Action: action(std, parseAgent, runAgent),
 	}
 }
@@ -139,6 +139,10 @@ func newAgentOptions(inv *invocation, o agentOptions, log zerolog.Logger) (agent
 	if err != nil {
 		return agent.Options{}, nil, fmt.Errorf("find this host's name: %w", err)
 	}
+	reach, err := inv.reach()
+	if err != nil {
+		return agent.Options{}, nil, err
+	}
 	sampler, closeSampler, samplerErr := gpu.Open(context.Background(), gpu.Options{})
 	endsAt, err := jobEnd(inv, o.endsAt)
 	if err != nil {
@@ -156,7 +160,7 @@ func newAgentOptions(inv *invocation, o agentOptions, log zerolog.Logger) (agent
 		Join: join, Run: run, Rank: o.rank, Nodes: o.nodes, Node: orDefault(o.node, host), Hostname: host, Job: jobID(inv, o.job, join.Launch, run),
 		EndsAt: endsAt, Version: Version(), Self: inv.Self, RuntimeDir: filepath.Join(inv.set.get("runtimeDir"), "agent"), ListenHost: o.listenHost,
 		Environ: inv.Environ, Sampler: sampler, SamplerErr: samplerErr, Log: log, Registry: newRegistry(),
-		Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, Reach: reach,
 	}, done, nil
 }
 

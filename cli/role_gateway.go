@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,13 +24,15 @@ import (
 	"github.com/penstock/penstock/scheduler/blocks"
 	"github.com/penstock/penstock/scheduler/gateway"
 	"github.com/penstock/penstock/scheduler/identity"
+	"github.com/penstock/penstock/scheduler/trunk"
+	"github.com/penstock/penstock/scheduler/upstream"
 )
 
 func gatewayCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "gateway", Usage: "run one more gateway",
 		Description: "It finds the controller through the state folder, and serves on from what it last knew while the controller is away.",
-		Flags: append(roleFlags("gateway.listen", "gateway.tls", "gateway.advertise", "gateway.route"),
+		Flags: append(roleFlags("gateway.listen", "gateway.tls", "gateway.advertise", "gateway.agents", "gateway.route"),
 			&cli.StringFlag{Name: "name", Usage: "of this gateway; default: HOST-PID"}, logFileFlag()),
 		Action: action(std, parseGateway, runGateway),
 	}
@@ -54,6 +57,7 @@ type remoteGateway struct {
 	gateway *gateway.Gateway
 	feed    *feed
 	blocks  *blocks.Mirror
+	agents  []string // addresses for agents
 
 	recorder apiv1.GatewayServiceClient // for records; nil = not connected
 	hangUp   func()                     // ends recorder
@@ -78,7 +82,8 @@ func runGateway(ctx context.Context, inv *invocation, o gatewayOptions) error {
 		return err
 	}
 	registry := newRegistry()
-	listener, err := inv.listenForClients(ownPortFile(g.state, o.name), ca, host, accept.NewRefusals(registry))
+	refused := accept.NewRefusals(registry)
+	listener, err := inv.listenForClients(ownPortFile(g.state, o.name), ca, host, refused)
 	if err != nil {
 		return err
 	}
@@ -98,12 +103,42 @@ func runGateway(ctx context.Context, inv *invocation, o gatewayOptions) error {
 	}
 	g.feed = newFeed(g.gateway)
 	g.log.Info().Str("gateway", g.name).Str("url", g.url).Msg("gateway serves")
+	parts := []func(context.Context) error{g.gateway.Run, g.watch, g.watchBlocks, g.renew, serveGateway(listener.boundedListener, g.gateway, g.feed)}
+	serve, err := g.meetAgents(up, host, refused)
+	if err != nil {
+		return err
+	}
+	if serve != nil {
+		parts = append(parts, serve)
+	}
 	var group run.Group
-	for _, part := range []func(context.Context) error{g.gateway.Run, g.watch, g.watchBlocks, g.renew, serveGateway(listener.boundedListener, g.gateway, g.feed)} {
+	for _, part := range parts {
 		ctx, cancel := context.WithCancel(ctx)
 		group.Add(func() error { return part(ctx) }, func(error) { cancel() })
 	}
 	return group.Run()
+}
+
+// meetAgents opens the port for agents that cannot be dialled, and returns what serves it; nil = there is none.
+func (g *remoteGateway) meetAgents(up *upstream.Client, host string, refused *accept.Refusals) (func(context.Context) error, error) {
+	e, err := identity.ReadEndpoint(filepath.Join(g.state, endpointFile))
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		return nil, err
+	}
+	l, addresses, err := g.inv.listenForAgents(u.Hostname(), host)
+	if err != nil || l == nil {
+		return nil, err
+	}
+	g.agents = addresses
+	conf := identity.ServerConfig(g.holder.Certificate, g.pool, true)
+	conf.NextProtos = []string{trunk.ReverseProtocol}
+	nothing := http.NotFoundHandler() // only what agents offer is taken here
+	anyRun := func(identity.ID) error { return nil }
+	return serveHTTP(bounded(l, "agents", refused, conf), nothing, adopting(up, anyRun, g.log), up.RetireOffered, g.log), nil
 }
 
 // enroll gets this gateway's certificate: a token over the control API, then a certificate for it.
@@ -212,7 +247,7 @@ func (g *remoteGateway) watchOnce(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	stream, err := apiv1.NewGatewayServiceClient(client.http, client.url).Watch(ctx, &apiv1.WatchRequest{Gateway: g.name, Version: Version(), Url: g.url})
+	stream, err := apiv1.NewGatewayServiceClient(client.http, client.url).Watch(ctx, &apiv1.WatchRequest{Gateway: g.name, Version: Version(), Url: g.url, Agents: g.agents})
 	if err != nil {
 		return err
 	}

@@ -15,14 +15,14 @@ import (
 )
 
 // serveHTTP serves until its context ends; closeStreams ends what would never end by itself.
-func serveHTTP(l boundedListener, h http.Handler, closeStreams func(), log zerolog.Logger) func(context.Context) error {
+func serveHTTP(l boundedListener, h http.Handler, next nextProtocols, closeStreams func(), log zerolog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		protocols := new(http.Protocols)
 		protocols.SetHTTP1(true)
 		protocols.SetHTTP2(true)
 		srv := &http.Server{
 			Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10, Protocols: protocols,
-			ErrorLog: identity.RefusalLog(log),
+			ErrorLog: identity.RefusalLog(log), TLSNextProto: next,
 		}
 		return untilDone(ctx, srv, l, closeStreams)
 	}

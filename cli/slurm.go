@@ -90,14 +90,9 @@ func (c *controller) controllerURLs(l jobspecs.ClusterKind) []string {
 	if l == jobspecs.LocalCluster {
 		return append(urls, at("127.0.0.1"))
 	}
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		return urls
-	}
-	for _, a := range addresses {
-		ip, ok := a.(*net.IPNet)
-		if ok && ip.IP.IsGlobalUnicast() && len(urls) < mostAddresses && !slices.Contains(urls, at(ip.IP.String())) {
-			urls = append(urls, at(ip.IP.String()))
+	for _, ip := range ownAddresses() {
+		if len(urls) < mostAddresses && !slices.Contains(urls, at(ip)) {
+			urls = append(urls, at(ip))
 		}
 	}
 	return urls

@@ -236,7 +236,9 @@ func (s *Server) receive(stream *connect.BidiStream[apiv1.ReportRequest, apiv1.R
 }
 
 func (s *Server) ack(id cluster.LaunchID, seq uint64) *apiv1.ReportResponse {
-	return &apiv1.ReportResponse{Body: &apiv1.ReportResponse_Ack{Ack: &apiv1.Ack{Seq: seq, Term: s.o.Ledger.Term(), HeadAddress: s.head(id)}}}
+	return &apiv1.ReportResponse{Body: &apiv1.ReportResponse_Ack{Ack: &apiv1.Ack{
+		Seq: seq, Term: s.o.Ledger.Term(), HeadAddress: s.head(id), Gateways: s.gateways.forAgents(),
+	}}}
 }
 
 // transmit sends what comes up until the receiving side or the server ends.

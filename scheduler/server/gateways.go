@@ -23,7 +23,7 @@ type (
 // Watch sends the view of the fleet: the whole of it, then changes.
 func (g gatewayAPI) Watch(ctx context.Context, req *apiv1.WatchRequest, stream *connect.ServerStream[apiv1.WatchResponse]) error {
 	name := peer(ctx).Name // what it says of itself counts for nothing
-	g.s.gateways.up(name, clip(req.Url))
+	g.s.gateways.up(name, clip(req.Url), req.Agents)
 	defer g.s.gateways.down(name)
 	return g.s.follow(ctx, func(ctx context.Context) error { return g.s.o.Publisher.Watch(ctx, stream.Send) })
 }
@@ -67,17 +67,19 @@ func (e enrollAPI) Enroll(_ context.Context, req *apiv1.EnrollRequest) (*apiv1.E
 
 // gatewayList knows which gateways watch now. Safe for concurrent use.
 type gatewayList struct {
-	mu   sync.Mutex
-	byID map[string]*gatewaySeen
+	mu    sync.Mutex
+	byID  map[string]*gatewaySeen
+	dials []*apiv1.GatewayAddress // of those that watch now, by name; never changed, only replaced
 }
 
 type gatewaySeen struct {
 	url    string
+	agents []string // addresses for agents
 	open   int
 	seenAt time.Time
 }
 
-func (l *gatewayList) up(name, url string) {
+func (l *gatewayList) up(name, url string, agents []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.byID == nil {
@@ -86,8 +88,37 @@ func (l *gatewayList) up(name, url string) {
 	if l.byID[name] == nil {
 		l.byID[name] = &gatewaySeen{}
 	}
-	l.byID[name].url = url
+	l.byID[name].url, l.byID[name].agents = url, clipAll(agents)
 	l.byID[name].open++
+	l.listDials()
+}
+
+// mostAddresses bounds the addresses of one gateway that agents are told.
+const mostAddresses = 8
+
+func clipAll(texts []string) (out []string) {
+	for _, t := range texts[:min(len(texts), mostAddresses)] {
+		out = append(out, clip(t))
+	}
+	return out
+}
+
+// listDials makes the list for agents anew. The caller holds the lock.
+func (l *gatewayList) listDials() {
+	l.dials = nil
+	for name, g := range l.byID {
+		if g.open > 0 && len(g.agents) > 0 {
+			l.dials = append(l.dials, &apiv1.GatewayAddress{Name: name, Addresses: g.agents})
+		}
+	}
+	slices.SortFunc(l.dials, func(a, b *apiv1.GatewayAddress) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// forAgents are the gateways that agents may dial. The caller must not change it.
+func (l *gatewayList) forAgents() []*apiv1.GatewayAddress {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dials
 }
 
 func (l *gatewayList) down(name string) {
@@ -95,6 +126,7 @@ func (l *gatewayList) down(name string) {
 	defer l.mu.Unlock()
 	l.byID[name].open--
 	l.byID[name].seenAt = time.Now()
+	l.listDials()
 }
 
 // list names the gateways, by name, and drops those that have been gone for an hour.

@@ -23,6 +23,10 @@ import (
 // Protocol is the name by which both sides agree on a trunk (ALPN).
 const Protocol = "penstock-trunk/1"
 
+// ReverseProtocol is the name (ALPN) of a trunk whose dialing side accepts the streams: where a gateway cannot dial an agent,
+// the agent dials it, and is sent its requests over that connection.
+const ReverseProtocol = "penstock-trunk-reverse/1"
+
 const (
 	window     = 256 << 10 // bytes of one stream that may be under way or unread
 	maxOut     = 256 << 10 // bytes that wait to be written; streams beyond wait for their turn

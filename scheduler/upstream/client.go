@@ -5,7 +5,8 @@
 // later run got never sees an earlier run's requests, has a deadline on every step, compresses nothing and reads no proxy
 // settings. Where the agent knows trunks, a run's requests share one connection (scheduler/trunk), each with a stream of its
 // own, that is opened at the first request and closed after the last; with other agents each request has a connection, and
-// the caller reads the answer straight from the socket.
+// the caller reads the answer straight from the socket. Where an agent cannot be dialled, it dials, and its connection is
+// taken for its run's trunk (Adopt).
 //
 // It does not choose replicas, retry on others, or know keys and models; that is the gateway's.
 package upstream
@@ -16,10 +17,7 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/scheduler/trunk"
@@ -53,9 +51,10 @@ type Client struct {
 	opts   Options
 	dialer net.Dialer
 
-	mu     sync.Mutex
-	pools  map[peer]*pool
-	closed bool
+	mu      sync.Mutex
+	pools   map[peer]*pool
+	offered map[offer]*trunk.Trunk // that agents have dialled
+	closed  bool
 }
 
 // peer is what a pooled connection is bound to.
@@ -82,18 +81,10 @@ func New(opts Options) *Client {
 	opts.DialTimeout = orDefault(opts.DialTimeout, 5*time.Second)
 	opts.SendTimeout = orDefault(opts.SendTimeout, 30*time.Second)
 	return &Client{
-		opts:  opts,
-		pools: map[peer]*pool{},
-		dialer: net.Dialer{
-			// A node that is gone answers nothing, not even a reset. Streams on it notice within about 12 s, whether there
-			// is something that it should have acknowledged or not.
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 6 * time.Second, Interval: 2 * time.Second, Count: 3},
-			Control: func(_, _ string, c syscall.RawConn) error {
-				return c.Control(func(fd uintptr) {
-					_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 12_000)
-				})
-			},
-		},
+		opts:    opts,
+		pools:   map[peer]*pool{},
+		offered: map[offer]*trunk.Trunk{},
+		dialer:  net.Dialer{KeepAliveConfig: keepAlive, Control: control},
 	}
 }
 
@@ -233,9 +224,14 @@ func (c *Client) put(cn *conn) {
 func (c *Client) CloseTarget(t Target) {
 	key := peer{t.Launch, t.Run, t.Address}
 	c.mu.Lock()
-	p := c.pools[key]
+	p, o := c.pools[key], offer{t.Launch, t.Run}
 	delete(c.pools, key)
+	offered := c.offered[o]
+	delete(c.offered, o)
 	c.mu.Unlock()
+	if offered != nil {
+		offered.Retire()
+	}
 	if p != nil {
 		p.close()
 	}
@@ -269,9 +265,12 @@ func (c *Client) Reap() {
 // Close closes all idle connections. Requests that run go on to their end; new ones are refused.
 func (c *Client) Close() {
 	c.mu.Lock()
-	pools := c.pools
-	c.pools, c.closed = map[peer]*pool{}, true
+	pools, offered := c.pools, c.offered
+	c.pools, c.offered, c.closed = map[peer]*pool{}, map[offer]*trunk.Trunk{}, true
 	c.mu.Unlock()
+	for _, o := range offered {
+		o.Retire()
+	}
 	for _, p := range pools {
 		p.close()
 	}

@@ -22,6 +22,9 @@ type dialing struct {
 // openStream begins a stream to the run, over the trunk that is there or a new one. For an agent that does not know trunks
 // it returns nothing, or the connection on which it found that out.
 func (c *Client) openStream(ctx context.Context, t Target, key peer) (*conn, error) {
+	if cn := c.offeredStream(key); cn != nil {
+		return cn, nil
+	}
 	for range maxTrunks {
 		c.mu.Lock()
 		p, err := c.pool(key)

@@ -1,6 +1,7 @@
 package slurm
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +91,8 @@ func TestSlurmdRestarted(t *testing.T) {
 	w.finish(9, "slurmd killed and started again", "no replica changed")
 }
 
-// TestInboundDropped: login can't dial compute. That is said, and is no failure of the replicas: they serve as soon as it can.
+// TestInboundDropped: login can't dial compute, as on many sites. The agents dial the controller and a gateway of its own, and
+// requests ride on these connections.
 func TestInboundDropped(t *testing.T) {
 	slow(t)
 	w := setup(t, testbed.Options{})
@@ -98,26 +100,25 @@ func TestInboundDropped(t *testing.T) {
 		w.no(w.bed.Node(n).DropInbound(w.ctx))
 	}
 	w.serve()
-	w.must("run", "--detach", w.file("web", deployment("gpu", "12h")))
-	w.until("the controller can't dial the replicas", func(st installation.Status) bool {
-		n := 0
-		for _, r := range replicasOf(st) {
-			if r.State == "started" && strings.Contains(r.Reason, "connect to launch") {
-				n++
-			}
-		}
-		return n == 2
-	})
-	before := w.replicas()
-	for n := 1; n <= testbed.Nodes; n++ {
-		w.no(w.bed.Node(n).AllowInbound(w.ctx))
-	}
-	w.until("both replicas are ready", ready(2))
-	w.same(before)
+	w.deploy(deployment("gpu", "12h"))
 	w.connect()
+	w.gateway()
 	w.traffic()
+	before := w.replicas()
+	for _, r := range before {
+		ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
+		if c, err := w.on.DialContext(ctx, "tcp", w.nodeOf(r).Addr+r.Address[strings.LastIndex(r.Address, ":"):]); err == nil {
+			_ = c.Close()
+			t.Errorf("login dials %s", r.Address)
+		}
+		cancel()
+	}
+	w.tr.Mark()
 	w.tr.Finished(w.ctx, 3*traffic.Streams)
-	w.finish(10, "dialling from login to nodes is dropped, later allowed", "not served until it is allowed; the reason is in `status`")
+	w.asAlice("scancel", before[0].Job)
+	w.until("another job has taken the place of one", ready(2, before[0].Launch))
+	w.tr.Finished(w.ctx, 3*traffic.Streams)
+	w.finish(10, "dialling from login to nodes is dropped; one replica is replaced", "served over connections that the agents have dialled, also by a gateway of its own")
 }
 
 // same fails the test where replicas were replaced.

@@ -139,7 +139,7 @@ func (x BlockEvent_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BlockEvent_Kind.Descriptor instead.
 func (BlockEvent_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{22, 0}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type JoinRequest struct {
@@ -711,6 +711,7 @@ type Ack struct {
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"` // everything up to here is applied
 	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
 	HeadAddress   string                 `protobuf:"bytes,3,opt,name=head_address,json=headAddress,proto3" json:"head_address,omitempty"`
+	Gateways      []*GatewayAddress      `protobuf:"bytes,4,rep,name=gateways,proto3" json:"gateways,omitempty"` // those that watch now and can be dialled by agents
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -766,6 +767,66 @@ func (x *Ack) GetHeadAddress() string {
 	return ""
 }
 
+func (x *Ack) GetGateways() []*GatewayAddress {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+// GatewayAddress is where agents reach a gateway that cannot reach them.
+type GatewayAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`           // as in its certificate
+	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"` // host:port, the likeliest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayAddress) Reset() {
+	*x = GatewayAddress{}
+	mi := &file_v1_penstock_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayAddress) ProtoMessage() {}
+
+func (x *GatewayAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayAddress.ProtoReflect.Descriptor instead.
+func (*GatewayAddress) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GatewayAddress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GatewayAddress) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // Resend asks for messages from..to again; from 0 asks for the full state.
 type Resend struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -777,7 +838,7 @@ type Resend struct {
 
 func (x *Resend) Reset() {
 	*x = Resend{}
-	mi := &file_v1_penstock_proto_msgTypes[7]
+	mi := &file_v1_penstock_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +850,7 @@ func (x *Resend) String() string {
 func (*Resend) ProtoMessage() {}
 
 func (x *Resend) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[7]
+	mi := &file_v1_penstock_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +863,7 @@ func (x *Resend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resend.ProtoReflect.Descriptor instead.
 func (*Resend) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{7}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Resend) GetFrom() uint64 {
@@ -834,7 +895,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_v1_penstock_proto_msgTypes[8]
+	mi := &file_v1_penstock_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +907,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[8]
+	mi := &file_v1_penstock_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +920,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{8}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Command) GetId() string {
@@ -928,7 +989,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_v1_penstock_proto_msgTypes[9]
+	mi := &file_v1_penstock_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1001,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[9]
+	mi := &file_v1_penstock_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1014,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{9}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Drain) GetDeadline() *durationpb.Duration {
@@ -980,7 +1041,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_v1_penstock_proto_msgTypes[10]
+	mi := &file_v1_penstock_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1053,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[10]
+	mi := &file_v1_penstock_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1066,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{10}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Stop) GetReason() string {
@@ -1030,7 +1091,7 @@ type RunState struct {
 
 func (x *RunState) Reset() {
 	*x = RunState{}
-	mi := &file_v1_penstock_proto_msgTypes[11]
+	mi := &file_v1_penstock_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1103,7 @@ func (x *RunState) String() string {
 func (*RunState) ProtoMessage() {}
 
 func (x *RunState) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[11]
+	mi := &file_v1_penstock_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1116,7 @@ func (x *RunState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunState.ProtoReflect.Descriptor instead.
 func (*RunState) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{11}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RunState) GetIdentity() *Identity {
@@ -1123,7 +1184,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_v1_penstock_proto_msgTypes[12]
+	mi := &file_v1_penstock_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1196,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[12]
+	mi := &file_v1_penstock_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1209,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{12}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Identity) GetLaunch() string {
@@ -1273,7 +1334,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_v1_penstock_proto_msgTypes[13]
+	mi := &file_v1_penstock_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1346,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[13]
+	mi := &file_v1_penstock_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1359,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{13}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Health) GetPhase() Phase {
@@ -1377,7 +1438,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_v1_penstock_proto_msgTypes[14]
+	mi := &file_v1_penstock_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1450,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[14]
+	mi := &file_v1_penstock_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1463,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{14}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Progress) GetBytesDone() uint64 {
@@ -1456,7 +1517,7 @@ type EngineLoad struct {
 
 func (x *EngineLoad) Reset() {
 	*x = EngineLoad{}
-	mi := &file_v1_penstock_proto_msgTypes[15]
+	mi := &file_v1_penstock_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1529,7 @@ func (x *EngineLoad) String() string {
 func (*EngineLoad) ProtoMessage() {}
 
 func (x *EngineLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[15]
+	mi := &file_v1_penstock_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1542,7 @@ func (x *EngineLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EngineLoad.ProtoReflect.Descriptor instead.
 func (*EngineLoad) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{15}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EngineLoad) GetRunning() uint32 {
@@ -1547,7 +1608,7 @@ type KVState struct {
 
 func (x *KVState) Reset() {
 	*x = KVState{}
-	mi := &file_v1_penstock_proto_msgTypes[16]
+	mi := &file_v1_penstock_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1620,7 @@ func (x *KVState) String() string {
 func (*KVState) ProtoMessage() {}
 
 func (x *KVState) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[16]
+	mi := &file_v1_penstock_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1633,7 @@ func (x *KVState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVState.ProtoReflect.Descriptor instead.
 func (*KVState) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{16}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *KVState) GetUsage() float64 {
@@ -1629,7 +1690,7 @@ type GPUs struct {
 
 func (x *GPUs) Reset() {
 	*x = GPUs{}
-	mi := &file_v1_penstock_proto_msgTypes[17]
+	mi := &file_v1_penstock_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1702,7 @@ func (x *GPUs) String() string {
 func (*GPUs) ProtoMessage() {}
 
 func (x *GPUs) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[17]
+	mi := &file_v1_penstock_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1715,7 @@ func (x *GPUs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUs.ProtoReflect.Descriptor instead.
 func (*GPUs) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{17}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GPUs) GetSource() string {
@@ -1709,7 +1770,7 @@ type GPU struct {
 
 func (x *GPU) Reset() {
 	*x = GPU{}
-	mi := &file_v1_penstock_proto_msgTypes[18]
+	mi := &file_v1_penstock_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1782,7 @@ func (x *GPU) String() string {
 func (*GPU) ProtoMessage() {}
 
 func (x *GPU) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[18]
+	mi := &file_v1_penstock_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1795,7 @@ func (x *GPU) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPU.ProtoReflect.Descriptor instead.
 func (*GPU) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{18}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GPU) GetUuid() string {
@@ -1861,7 +1922,7 @@ type GPUProcess struct {
 
 func (x *GPUProcess) Reset() {
 	*x = GPUProcess{}
-	mi := &file_v1_penstock_proto_msgTypes[19]
+	mi := &file_v1_penstock_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1934,7 @@ func (x *GPUProcess) String() string {
 func (*GPUProcess) ProtoMessage() {}
 
 func (x *GPUProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[19]
+	mi := &file_v1_penstock_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1947,7 @@ func (x *GPUProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUProcess.ProtoReflect.Descriptor instead.
 func (*GPUProcess) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{19}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GPUProcess) GetPid() int64 {
@@ -1927,7 +1988,7 @@ type Ports struct {
 
 func (x *Ports) Reset() {
 	*x = Ports{}
-	mi := &file_v1_penstock_proto_msgTypes[20]
+	mi := &file_v1_penstock_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2000,7 @@ func (x *Ports) String() string {
 func (*Ports) ProtoMessage() {}
 
 func (x *Ports) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[20]
+	mi := &file_v1_penstock_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2013,7 @@ func (x *Ports) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ports.ProtoReflect.Descriptor instead.
 func (*Ports) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{20}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Ports) GetPorts() []*Port {
@@ -1973,7 +2034,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_v1_penstock_proto_msgTypes[21]
+	mi := &file_v1_penstock_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2046,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[21]
+	mi := &file_v1_penstock_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2059,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{21}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Port) GetAddress() string {
@@ -2035,7 +2096,7 @@ type BlockEvent struct {
 
 func (x *BlockEvent) Reset() {
 	*x = BlockEvent{}
-	mi := &file_v1_penstock_proto_msgTypes[22]
+	mi := &file_v1_penstock_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2108,7 @@ func (x *BlockEvent) String() string {
 func (*BlockEvent) ProtoMessage() {}
 
 func (x *BlockEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[22]
+	mi := &file_v1_penstock_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2121,7 @@ func (x *BlockEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockEvent.ProtoReflect.Descriptor instead.
 func (*BlockEvent) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{22}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BlockEvent) GetKind() BlockEvent_Kind {
@@ -2102,7 +2163,7 @@ type WatchBlocksRequest struct {
 
 func (x *WatchBlocksRequest) Reset() {
 	*x = WatchBlocksRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[23]
+	mi := &file_v1_penstock_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2175,7 @@ func (x *WatchBlocksRequest) String() string {
 func (*WatchBlocksRequest) ProtoMessage() {}
 
 func (x *WatchBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[23]
+	mi := &file_v1_penstock_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2188,7 @@ func (x *WatchBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchBlocksRequest.ProtoReflect.Descriptor instead.
 func (*WatchBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{23}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchBlocksRequest) GetBoard() uint64 {
@@ -2159,7 +2220,7 @@ type WatchBlocksResponse struct {
 
 func (x *WatchBlocksResponse) Reset() {
 	*x = WatchBlocksResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[24]
+	mi := &file_v1_penstock_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2232,7 @@ func (x *WatchBlocksResponse) String() string {
 func (*WatchBlocksResponse) ProtoMessage() {}
 
 func (x *WatchBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[24]
+	mi := &file_v1_penstock_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2245,7 @@ func (x *WatchBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchBlocksResponse.ProtoReflect.Descriptor instead.
 func (*WatchBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{24}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchBlocksResponse) GetBoard() uint64 {
@@ -2249,7 +2310,7 @@ type BlockHolder struct {
 
 func (x *BlockHolder) Reset() {
 	*x = BlockHolder{}
-	mi := &file_v1_penstock_proto_msgTypes[25]
+	mi := &file_v1_penstock_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2322,7 @@ func (x *BlockHolder) String() string {
 func (*BlockHolder) ProtoMessage() {}
 
 func (x *BlockHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[25]
+	mi := &file_v1_penstock_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2335,7 @@ func (x *BlockHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockHolder.ProtoReflect.Descriptor instead.
 func (*BlockHolder) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{25}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BlockHolder) GetWorker() uint32 {
@@ -2320,7 +2381,7 @@ type BlockChange struct {
 
 func (x *BlockChange) Reset() {
 	*x = BlockChange{}
-	mi := &file_v1_penstock_proto_msgTypes[26]
+	mi := &file_v1_penstock_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2393,7 @@ func (x *BlockChange) String() string {
 func (*BlockChange) ProtoMessage() {}
 
 func (x *BlockChange) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[26]
+	mi := &file_v1_penstock_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2406,7 @@ func (x *BlockChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockChange.ProtoReflect.Descriptor instead.
 func (*BlockChange) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{26}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BlockChange) GetBody() isBlockChange_Body {
@@ -2417,7 +2478,7 @@ type BlockMove struct {
 
 func (x *BlockMove) Reset() {
 	*x = BlockMove{}
-	mi := &file_v1_penstock_proto_msgTypes[27]
+	mi := &file_v1_penstock_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2490,7 @@ func (x *BlockMove) String() string {
 func (*BlockMove) ProtoMessage() {}
 
 func (x *BlockMove) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[27]
+	mi := &file_v1_penstock_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2503,7 @@ func (x *BlockMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockMove.ProtoReflect.Descriptor instead.
 func (*BlockMove) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{27}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *BlockMove) GetWorker() uint32 {
@@ -2477,14 +2538,15 @@ type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Url           string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"` // where clients reach this gateway
+	Url           string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`       // where clients reach this gateway
+	Agents        []string               `protobuf:"bytes,4,rep,name=agents,proto3" json:"agents,omitempty"` // host:port where agents reach it, the likeliest first; none: they cannot
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[28]
+	mi := &file_v1_penstock_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2558,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[28]
+	mi := &file_v1_penstock_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2571,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{28}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchRequest) GetGateway() string {
@@ -2533,6 +2595,13 @@ func (x *WatchRequest) GetUrl() string {
 	return ""
 }
 
+func (x *WatchRequest) GetAgents() []string {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
 type WatchResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
@@ -2550,7 +2619,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[29]
+	mi := &file_v1_penstock_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2631,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[29]
+	mi := &file_v1_penstock_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2644,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{29}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchResponse) GetSeq() uint64 {
@@ -2666,7 +2735,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_v1_penstock_proto_msgTypes[30]
+	mi := &file_v1_penstock_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +2747,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[30]
+	mi := &file_v1_penstock_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,7 +2760,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{30}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Replica) GetLaunch() string {
@@ -2822,7 +2891,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_v1_penstock_proto_msgTypes[31]
+	mi := &file_v1_penstock_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +2903,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[31]
+	mi := &file_v1_penstock_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +2916,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{31}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Model) GetName() string {
@@ -2918,7 +2987,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_v1_penstock_proto_msgTypes[32]
+	mi := &file_v1_penstock_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +2999,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[32]
+	mi := &file_v1_penstock_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3012,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{32}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Key) GetId() string {
@@ -3033,7 +3102,7 @@ type RecordRequest struct {
 
 func (x *RecordRequest) Reset() {
 	*x = RecordRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[33]
+	mi := &file_v1_penstock_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3045,7 +3114,7 @@ func (x *RecordRequest) String() string {
 func (*RecordRequest) ProtoMessage() {}
 
 func (x *RecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[33]
+	mi := &file_v1_penstock_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3058,7 +3127,7 @@ func (x *RecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordRequest.ProtoReflect.Descriptor instead.
 func (*RecordRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{33}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RecordRequest) GetGateway() string {
@@ -3083,7 +3152,7 @@ type RecordResponse struct {
 
 func (x *RecordResponse) Reset() {
 	*x = RecordResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[34]
+	mi := &file_v1_penstock_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3164,7 @@ func (x *RecordResponse) String() string {
 func (*RecordResponse) ProtoMessage() {}
 
 func (x *RecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[34]
+	mi := &file_v1_penstock_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3177,7 @@ func (x *RecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordResponse.ProtoReflect.Descriptor instead.
 func (*RecordResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{34}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{35}
 }
 
 // RequestRecord is the life of one request at a gateway. It never holds prompt or answer text.
@@ -3140,7 +3209,7 @@ type RequestRecord struct {
 
 func (x *RequestRecord) Reset() {
 	*x = RequestRecord{}
-	mi := &file_v1_penstock_proto_msgTypes[35]
+	mi := &file_v1_penstock_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3221,7 @@ func (x *RequestRecord) String() string {
 func (*RequestRecord) ProtoMessage() {}
 
 func (x *RequestRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[35]
+	mi := &file_v1_penstock_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3234,7 @@ func (x *RequestRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRecord.ProtoReflect.Descriptor instead.
 func (*RequestRecord) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{35}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RequestRecord) GetId() string {
@@ -3328,7 +3397,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_v1_penstock_proto_msgTypes[36]
+	mi := &file_v1_penstock_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3409,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[36]
+	mi := &file_v1_penstock_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3422,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{36}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Attempt) GetLaunch() string {
@@ -3451,7 +3520,7 @@ type RunnerUp struct {
 
 func (x *RunnerUp) Reset() {
 	*x = RunnerUp{}
-	mi := &file_v1_penstock_proto_msgTypes[37]
+	mi := &file_v1_penstock_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3532,7 @@ func (x *RunnerUp) String() string {
 func (*RunnerUp) ProtoMessage() {}
 
 func (x *RunnerUp) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[37]
+	mi := &file_v1_penstock_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +3545,7 @@ func (x *RunnerUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerUp.ProtoReflect.Descriptor instead.
 func (*RunnerUp) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{37}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RunnerUp) GetLaunch() string {
@@ -3511,7 +3580,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[38]
+	mi := &file_v1_penstock_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3523,7 +3592,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[38]
+	mi := &file_v1_penstock_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3536,7 +3605,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{38}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EnrollRequest) GetToken() string {
@@ -3570,7 +3639,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[39]
+	mi := &file_v1_penstock_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3582,7 +3651,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[39]
+	mi := &file_v1_penstock_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3595,7 +3664,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{39}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *EnrollResponse) GetCertificatePem() []byte {
@@ -3622,7 +3691,7 @@ type GatewayTokenRequest struct {
 
 func (x *GatewayTokenRequest) Reset() {
 	*x = GatewayTokenRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[40]
+	mi := &file_v1_penstock_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3703,7 @@ func (x *GatewayTokenRequest) String() string {
 func (*GatewayTokenRequest) ProtoMessage() {}
 
 func (x *GatewayTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[40]
+	mi := &file_v1_penstock_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3716,7 @@ func (x *GatewayTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayTokenRequest.ProtoReflect.Descriptor instead.
 func (*GatewayTokenRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{40}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GatewayTokenRequest) GetName() string {
@@ -3675,7 +3744,7 @@ type GatewayTokenResponse struct {
 
 func (x *GatewayTokenResponse) Reset() {
 	*x = GatewayTokenResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[41]
+	mi := &file_v1_penstock_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3687,7 +3756,7 @@ func (x *GatewayTokenResponse) String() string {
 func (*GatewayTokenResponse) ProtoMessage() {}
 
 func (x *GatewayTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[41]
+	mi := &file_v1_penstock_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3700,7 +3769,7 @@ func (x *GatewayTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayTokenResponse.ProtoReflect.Descriptor instead.
 func (*GatewayTokenResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{41}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GatewayTokenResponse) GetToken() string {
@@ -3732,7 +3801,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[42]
+	mi := &file_v1_penstock_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3744,7 +3813,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[42]
+	mi := &file_v1_penstock_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3757,7 +3826,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{42}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{43}
 }
 
 type ShutdownResponse struct {
@@ -3768,7 +3837,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[43]
+	mi := &file_v1_penstock_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3780,7 +3849,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[43]
+	mi := &file_v1_penstock_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3793,7 +3862,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{43}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{44}
 }
 
 type ApplyRequest struct {
@@ -3806,7 +3875,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[44]
+	mi := &file_v1_penstock_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +3887,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[44]
+	mi := &file_v1_penstock_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +3900,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{44}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ApplyRequest) GetYaml() string {
@@ -3860,7 +3929,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[45]
+	mi := &file_v1_penstock_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +3941,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[45]
+	mi := &file_v1_penstock_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +3954,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{45}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ApplyResponse) GetDeployment() string {
@@ -3926,7 +3995,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[46]
+	mi := &file_v1_penstock_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3938,7 +4007,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[46]
+	mi := &file_v1_penstock_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3951,7 +4020,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{46}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PlanRequest) GetYaml() string {
@@ -3981,7 +4050,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[47]
+	mi := &file_v1_penstock_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3993,7 +4062,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[47]
+	mi := &file_v1_penstock_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4006,7 +4075,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{47}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PlanResponse) GetDeployment() string {
@@ -4061,7 +4130,7 @@ type Action struct {
 
 func (x *Action) Reset() {
 	*x = Action{}
-	mi := &file_v1_penstock_proto_msgTypes[48]
+	mi := &file_v1_penstock_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4073,7 +4142,7 @@ func (x *Action) String() string {
 func (*Action) ProtoMessage() {}
 
 func (x *Action) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[48]
+	mi := &file_v1_penstock_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4086,7 +4155,7 @@ func (x *Action) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Action.ProtoReflect.Descriptor instead.
 func (*Action) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{48}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Action) GetVerb() string {
@@ -4161,7 +4230,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[49]
+	mi := &file_v1_penstock_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4242,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[49]
+	mi := &file_v1_penstock_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4255,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{49}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StatusRequest) GetDeployment() string {
@@ -4209,7 +4278,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[50]
+	mi := &file_v1_penstock_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4221,7 +4290,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[50]
+	mi := &file_v1_penstock_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4234,7 +4303,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{50}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StatusResponse) GetTerm() uint64 {
@@ -4283,7 +4352,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[51]
+	mi := &file_v1_penstock_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4295,7 +4364,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[51]
+	mi := &file_v1_penstock_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4308,7 +4377,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{51}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GatewayStatus) GetName() string {
@@ -4351,7 +4420,7 @@ type DeploymentStatus struct {
 
 func (x *DeploymentStatus) Reset() {
 	*x = DeploymentStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[52]
+	mi := &file_v1_penstock_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4363,7 +4432,7 @@ func (x *DeploymentStatus) String() string {
 func (*DeploymentStatus) ProtoMessage() {}
 
 func (x *DeploymentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[52]
+	mi := &file_v1_penstock_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4376,7 +4445,7 @@ func (x *DeploymentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeploymentStatus.ProtoReflect.Descriptor instead.
 func (*DeploymentStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{52}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeploymentStatus) GetName() string {
@@ -4471,7 +4540,7 @@ type RoleStatus struct {
 
 func (x *RoleStatus) Reset() {
 	*x = RoleStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[53]
+	mi := &file_v1_penstock_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4483,7 +4552,7 @@ func (x *RoleStatus) String() string {
 func (*RoleStatus) ProtoMessage() {}
 
 func (x *RoleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[53]
+	mi := &file_v1_penstock_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4496,7 +4565,7 @@ func (x *RoleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleStatus.ProtoReflect.Descriptor instead.
 func (*RoleStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{53}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RoleStatus) GetRole() string {
@@ -4580,7 +4649,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[54]
+	mi := &file_v1_penstock_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4592,7 +4661,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[54]
+	mi := &file_v1_penstock_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4605,7 +4674,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{54}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReplicaStatus) GetLaunch() string {
@@ -4798,7 +4867,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_v1_penstock_proto_msgTypes[55]
+	mi := &file_v1_penstock_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4810,7 +4879,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[55]
+	mi := &file_v1_penstock_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4823,7 +4892,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{55}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Handover) GetLeaveBy() *timestamppb.Timestamp {
@@ -4925,7 +4994,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[56]
+	mi := &file_v1_penstock_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4937,7 +5006,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[56]
+	mi := &file_v1_penstock_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4950,7 +5019,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{56}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{57}
 }
 
 type NodesResponse struct {
@@ -4963,7 +5032,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[57]
+	mi := &file_v1_penstock_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4975,7 +5044,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[57]
+	mi := &file_v1_penstock_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4988,7 +5057,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{57}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *NodesResponse) GetNodes() []*NodeStatus {
@@ -5027,7 +5096,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_v1_penstock_proto_msgTypes[58]
+	mi := &file_v1_penstock_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5039,7 +5108,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[58]
+	mi := &file_v1_penstock_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5052,7 +5121,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{58}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -5167,7 +5236,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[59]
+	mi := &file_v1_penstock_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5179,7 +5248,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[59]
+	mi := &file_v1_penstock_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5192,7 +5261,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{59}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LogsRequest) GetDeployment() string {
@@ -5248,7 +5317,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[60]
+	mi := &file_v1_penstock_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5260,7 +5329,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[60]
+	mi := &file_v1_penstock_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5273,7 +5342,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{60}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LogsResponse) GetReplica() string {
@@ -5307,7 +5376,7 @@ type ScaleRequest struct {
 
 func (x *ScaleRequest) Reset() {
 	*x = ScaleRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[61]
+	mi := &file_v1_penstock_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5319,7 +5388,7 @@ func (x *ScaleRequest) String() string {
 func (*ScaleRequest) ProtoMessage() {}
 
 func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[61]
+	mi := &file_v1_penstock_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5332,7 +5401,7 @@ func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleRequest.ProtoReflect.Descriptor instead.
 func (*ScaleRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{61}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ScaleRequest) GetDeployment() string {
@@ -5359,7 +5428,7 @@ type ScaleResponse struct {
 
 func (x *ScaleResponse) Reset() {
 	*x = ScaleResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[62]
+	mi := &file_v1_penstock_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5371,7 +5440,7 @@ func (x *ScaleResponse) String() string {
 func (*ScaleResponse) ProtoMessage() {}
 
 func (x *ScaleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[62]
+	mi := &file_v1_penstock_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5384,7 +5453,7 @@ func (x *ScaleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleResponse.ProtoReflect.Descriptor instead.
 func (*ScaleResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{62}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ScaleResponse) GetDeployment() string {
@@ -5413,7 +5482,7 @@ type DrainReplicaRequest struct {
 
 func (x *DrainReplicaRequest) Reset() {
 	*x = DrainReplicaRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[63]
+	mi := &file_v1_penstock_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5425,7 +5494,7 @@ func (x *DrainReplicaRequest) String() string {
 func (*DrainReplicaRequest) ProtoMessage() {}
 
 func (x *DrainReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[63]
+	mi := &file_v1_penstock_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5438,7 +5507,7 @@ func (x *DrainReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReplicaRequest.ProtoReflect.Descriptor instead.
 func (*DrainReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{63}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DrainReplicaRequest) GetDeployment() string {
@@ -5478,7 +5547,7 @@ type DrainReplicaResponse struct {
 
 func (x *DrainReplicaResponse) Reset() {
 	*x = DrainReplicaResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[64]
+	mi := &file_v1_penstock_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5490,7 +5559,7 @@ func (x *DrainReplicaResponse) String() string {
 func (*DrainReplicaResponse) ProtoMessage() {}
 
 func (x *DrainReplicaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[64]
+	mi := &file_v1_penstock_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5503,7 +5572,7 @@ func (x *DrainReplicaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReplicaResponse.ProtoReflect.Descriptor instead.
 func (*DrainReplicaResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{64}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *DrainReplicaResponse) GetLaunches() []string {
@@ -5524,7 +5593,7 @@ type StopDeploymentRequest struct {
 
 func (x *StopDeploymentRequest) Reset() {
 	*x = StopDeploymentRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[65]
+	mi := &file_v1_penstock_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5536,7 +5605,7 @@ func (x *StopDeploymentRequest) String() string {
 func (*StopDeploymentRequest) ProtoMessage() {}
 
 func (x *StopDeploymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[65]
+	mi := &file_v1_penstock_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5549,7 +5618,7 @@ func (x *StopDeploymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopDeploymentRequest.ProtoReflect.Descriptor instead.
 func (*StopDeploymentRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{65}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *StopDeploymentRequest) GetDeployment() string {
@@ -5582,7 +5651,7 @@ type StopDeploymentResponse struct {
 
 func (x *StopDeploymentResponse) Reset() {
 	*x = StopDeploymentResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[66]
+	mi := &file_v1_penstock_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5594,7 +5663,7 @@ func (x *StopDeploymentResponse) String() string {
 func (*StopDeploymentResponse) ProtoMessage() {}
 
 func (x *StopDeploymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[66]
+	mi := &file_v1_penstock_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5607,7 +5676,7 @@ func (x *StopDeploymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopDeploymentResponse.ProtoReflect.Descriptor instead.
 func (*StopDeploymentResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{66}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *StopDeploymentResponse) GetDeployments() []string {
@@ -5625,7 +5694,7 @@ type EndpointRequest struct {
 
 func (x *EndpointRequest) Reset() {
 	*x = EndpointRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[67]
+	mi := &file_v1_penstock_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5637,7 +5706,7 @@ func (x *EndpointRequest) String() string {
 func (*EndpointRequest) ProtoMessage() {}
 
 func (x *EndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[67]
+	mi := &file_v1_penstock_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5650,7 +5719,7 @@ func (x *EndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRequest.ProtoReflect.Descriptor instead.
 func (*EndpointRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{67}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{68}
 }
 
 type EndpointResponse struct {
@@ -5666,7 +5735,7 @@ type EndpointResponse struct {
 
 func (x *EndpointResponse) Reset() {
 	*x = EndpointResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[68]
+	mi := &file_v1_penstock_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5678,7 +5747,7 @@ func (x *EndpointResponse) String() string {
 func (*EndpointResponse) ProtoMessage() {}
 
 func (x *EndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[68]
+	mi := &file_v1_penstock_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5691,7 +5760,7 @@ func (x *EndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointResponse.ProtoReflect.Descriptor instead.
 func (*EndpointResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{68}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *EndpointResponse) GetUrl() string {
@@ -5744,7 +5813,7 @@ type CreateKeyRequest struct {
 
 func (x *CreateKeyRequest) Reset() {
 	*x = CreateKeyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[69]
+	mi := &file_v1_penstock_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5756,7 +5825,7 @@ func (x *CreateKeyRequest) String() string {
 func (*CreateKeyRequest) ProtoMessage() {}
 
 func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[69]
+	mi := &file_v1_penstock_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5769,7 +5838,7 @@ func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{69}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CreateKeyRequest) GetName() string {
@@ -5831,7 +5900,7 @@ type CreateKeyResponse struct {
 
 func (x *CreateKeyResponse) Reset() {
 	*x = CreateKeyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[70]
+	mi := &file_v1_penstock_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5843,7 +5912,7 @@ func (x *CreateKeyResponse) String() string {
 func (*CreateKeyResponse) ProtoMessage() {}
 
 func (x *CreateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[70]
+	mi := &file_v1_penstock_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5856,7 +5925,7 @@ func (x *CreateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{70}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CreateKeyResponse) GetKey() *Key {
@@ -5881,7 +5950,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[71]
+	mi := &file_v1_penstock_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5893,7 +5962,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[71]
+	mi := &file_v1_penstock_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5906,7 +5975,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{71}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{72}
 }
 
 type ListKeysResponse struct {
@@ -5918,7 +5987,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[72]
+	mi := &file_v1_penstock_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5930,7 +5999,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[72]
+	mi := &file_v1_penstock_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5943,7 +6012,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{72}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListKeysResponse) GetKeys() []*Key {
@@ -5962,7 +6031,7 @@ type RevokeKeyRequest struct {
 
 func (x *RevokeKeyRequest) Reset() {
 	*x = RevokeKeyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[73]
+	mi := &file_v1_penstock_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5974,7 +6043,7 @@ func (x *RevokeKeyRequest) String() string {
 func (*RevokeKeyRequest) ProtoMessage() {}
 
 func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[73]
+	mi := &file_v1_penstock_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5987,7 +6056,7 @@ func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{73}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RevokeKeyRequest) GetId() string {
@@ -6006,7 +6075,7 @@ type RevokeKeyResponse struct {
 
 func (x *RevokeKeyResponse) Reset() {
 	*x = RevokeKeyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[74]
+	mi := &file_v1_penstock_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6018,7 +6087,7 @@ func (x *RevokeKeyResponse) String() string {
 func (*RevokeKeyResponse) ProtoMessage() {}
 
 func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[74]
+	mi := &file_v1_penstock_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6031,7 +6100,7 @@ func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{74}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RevokeKeyResponse) GetId() string {
@@ -6052,7 +6121,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[75]
+	mi := &file_v1_penstock_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6064,7 +6133,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[75]
+	mi := &file_v1_penstock_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6077,7 +6146,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{75}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *EventsRequest) GetDeployment() string {
@@ -6110,7 +6179,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[76]
+	mi := &file_v1_penstock_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6122,7 +6191,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[76]
+	mi := &file_v1_penstock_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6135,7 +6204,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{76}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *EventsResponse) GetEvent() *Event {
@@ -6161,7 +6230,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_v1_penstock_proto_msgTypes[77]
+	mi := &file_v1_penstock_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6173,7 +6242,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[77]
+	mi := &file_v1_penstock_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6186,7 +6255,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{77}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Event) GetAt() *timestamppb.Timestamp {
@@ -6254,7 +6323,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[78]
+	mi := &file_v1_penstock_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6266,7 +6335,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[78]
+	mi := &file_v1_penstock_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6279,7 +6348,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{78}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -6298,7 +6367,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[79]
+	mi := &file_v1_penstock_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6310,7 +6379,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[79]
+	mi := &file_v1_penstock_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6323,7 +6392,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{79}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *WhyResponse) GetRecord() *RequestRecord {
@@ -6341,7 +6410,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[80]
+	mi := &file_v1_penstock_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6353,7 +6422,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[80]
+	mi := &file_v1_penstock_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6366,7 +6435,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{80}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{81}
 }
 
 type VersionResponse struct {
@@ -6382,7 +6451,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[81]
+	mi := &file_v1_penstock_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6394,7 +6463,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[81]
+	mi := &file_v1_penstock_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6407,7 +6476,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{81}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -6459,7 +6528,7 @@ type KVRequest struct {
 
 func (x *KVRequest) Reset() {
 	*x = KVRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[82]
+	mi := &file_v1_penstock_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6471,7 +6540,7 @@ func (x *KVRequest) String() string {
 func (*KVRequest) ProtoMessage() {}
 
 func (x *KVRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[82]
+	mi := &file_v1_penstock_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6484,7 +6553,7 @@ func (x *KVRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVRequest.ProtoReflect.Descriptor instead.
 func (*KVRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{82}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *KVRequest) GetDeployment() string {
@@ -6539,7 +6608,7 @@ type KVResponse struct {
 
 func (x *KVResponse) Reset() {
 	*x = KVResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[83]
+	mi := &file_v1_penstock_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6551,7 +6620,7 @@ func (x *KVResponse) String() string {
 func (*KVResponse) ProtoMessage() {}
 
 func (x *KVResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[83]
+	mi := &file_v1_penstock_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6564,7 +6633,7 @@ func (x *KVResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVResponse.ProtoReflect.Descriptor instead.
 func (*KVResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{83}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *KVResponse) GetDeployment() string {
@@ -6646,7 +6715,7 @@ type KVTier struct {
 
 func (x *KVTier) Reset() {
 	*x = KVTier{}
-	mi := &file_v1_penstock_proto_msgTypes[84]
+	mi := &file_v1_penstock_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6658,7 +6727,7 @@ func (x *KVTier) String() string {
 func (*KVTier) ProtoMessage() {}
 
 func (x *KVTier) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[84]
+	mi := &file_v1_penstock_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6671,7 +6740,7 @@ func (x *KVTier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVTier.ProtoReflect.Descriptor instead.
 func (*KVTier) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{84}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *KVTier) GetTier() string {
@@ -6787,7 +6856,7 @@ type KVBlock struct {
 
 func (x *KVBlock) Reset() {
 	*x = KVBlock{}
-	mi := &file_v1_penstock_proto_msgTypes[85]
+	mi := &file_v1_penstock_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6799,7 +6868,7 @@ func (x *KVBlock) String() string {
 func (*KVBlock) ProtoMessage() {}
 
 func (x *KVBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[85]
+	mi := &file_v1_penstock_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6812,7 +6881,7 @@ func (x *KVBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVBlock.ProtoReflect.Descriptor instead.
 func (*KVBlock) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{85}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *KVBlock) GetSpace() []byte {
@@ -6872,7 +6941,7 @@ type KVMoved struct {
 
 func (x *KVMoved) Reset() {
 	*x = KVMoved{}
-	mi := &file_v1_penstock_proto_msgTypes[86]
+	mi := &file_v1_penstock_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6884,7 +6953,7 @@ func (x *KVMoved) String() string {
 func (*KVMoved) ProtoMessage() {}
 
 func (x *KVMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[86]
+	mi := &file_v1_penstock_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6897,7 +6966,7 @@ func (x *KVMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVMoved.ProtoReflect.Descriptor instead.
 func (*KVMoved) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{86}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *KVMoved) GetBlocks() uint64 {
@@ -7001,11 +7070,15 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x03ack\x18\x01 \x01(\v2\x10.penstock.v1.AckH\x00R\x03ack\x12-\n" +
 	"\x06resend\x18\x02 \x01(\v2\x13.penstock.v1.ResendH\x00R\x06resend\x120\n" +
 	"\acommand\x18\x03 \x01(\v2\x14.penstock.v1.CommandH\x00R\acommandB\x06\n" +
-	"\x04body\"N\n" +
+	"\x04body\"\x87\x01\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12!\n" +
-	"\fhead_address\x18\x03 \x01(\tR\vheadAddress\",\n" +
+	"\fhead_address\x18\x03 \x01(\tR\vheadAddress\x127\n" +
+	"\bgateways\x18\x04 \x03(\v2\x1b.penstock.v1.GatewayAddressR\bgateways\"B\n" +
+	"\x0eGatewayAddress\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\",\n" +
 	"\x06Resend\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\"\x8a\x01\n" +
@@ -7182,11 +7255,12 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x06worker\x18\x01 \x01(\rR\x06worker\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.penstock.v1.BlockEvent.KindR\x04kind\x12\x14\n" +
 	"\x05tiers\x18\x03 \x01(\rR\x05tiers\x12\x16\n" +
-	"\x06blocks\x18\x04 \x03(\x06R\x06blocks\"T\n" +
+	"\x06blocks\x18\x04 \x03(\x06R\x06blocks\"l\n" +
 	"\fWatchRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
-	"\x03url\x18\x03 \x01(\tR\x03url\"\xb1\x02\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12\x16\n" +
+	"\x06agents\x18\x04 \x03(\tR\x06agents\"\xb1\x02\n" +
 	"\rWatchResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
@@ -7660,7 +7734,7 @@ func file_v1_penstock_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_penstock_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
+var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_v1_penstock_proto_goTypes = []any{
 	(Phase)(0),                     // 0: penstock.v1.Phase
 	(BlockEvent_Kind)(0),           // 1: penstock.v1.BlockEvent.Kind
@@ -7671,249 +7745,251 @@ var file_v1_penstock_proto_goTypes = []any{
 	(*ReportRequest)(nil),          // 6: penstock.v1.ReportRequest
 	(*ReportResponse)(nil),         // 7: penstock.v1.ReportResponse
 	(*Ack)(nil),                    // 8: penstock.v1.Ack
-	(*Resend)(nil),                 // 9: penstock.v1.Resend
-	(*Command)(nil),                // 10: penstock.v1.Command
-	(*Drain)(nil),                  // 11: penstock.v1.Drain
-	(*Stop)(nil),                   // 12: penstock.v1.Stop
-	(*RunState)(nil),               // 13: penstock.v1.RunState
-	(*Identity)(nil),               // 14: penstock.v1.Identity
-	(*Health)(nil),                 // 15: penstock.v1.Health
-	(*Progress)(nil),               // 16: penstock.v1.Progress
-	(*EngineLoad)(nil),             // 17: penstock.v1.EngineLoad
-	(*KVState)(nil),                // 18: penstock.v1.KVState
-	(*GPUs)(nil),                   // 19: penstock.v1.GPUs
-	(*GPU)(nil),                    // 20: penstock.v1.GPU
-	(*GPUProcess)(nil),             // 21: penstock.v1.GPUProcess
-	(*Ports)(nil),                  // 22: penstock.v1.Ports
-	(*Port)(nil),                   // 23: penstock.v1.Port
-	(*BlockEvent)(nil),             // 24: penstock.v1.BlockEvent
-	(*WatchBlocksRequest)(nil),     // 25: penstock.v1.WatchBlocksRequest
-	(*WatchBlocksResponse)(nil),    // 26: penstock.v1.WatchBlocksResponse
-	(*BlockHolder)(nil),            // 27: penstock.v1.BlockHolder
-	(*BlockChange)(nil),            // 28: penstock.v1.BlockChange
-	(*BlockMove)(nil),              // 29: penstock.v1.BlockMove
-	(*WatchRequest)(nil),           // 30: penstock.v1.WatchRequest
-	(*WatchResponse)(nil),          // 31: penstock.v1.WatchResponse
-	(*Replica)(nil),                // 32: penstock.v1.Replica
-	(*Model)(nil),                  // 33: penstock.v1.Model
-	(*Key)(nil),                    // 34: penstock.v1.Key
-	(*RecordRequest)(nil),          // 35: penstock.v1.RecordRequest
-	(*RecordResponse)(nil),         // 36: penstock.v1.RecordResponse
-	(*RequestRecord)(nil),          // 37: penstock.v1.RequestRecord
-	(*Attempt)(nil),                // 38: penstock.v1.Attempt
-	(*RunnerUp)(nil),               // 39: penstock.v1.RunnerUp
-	(*EnrollRequest)(nil),          // 40: penstock.v1.EnrollRequest
-	(*EnrollResponse)(nil),         // 41: penstock.v1.EnrollResponse
-	(*GatewayTokenRequest)(nil),    // 42: penstock.v1.GatewayTokenRequest
-	(*GatewayTokenResponse)(nil),   // 43: penstock.v1.GatewayTokenResponse
-	(*ShutdownRequest)(nil),        // 44: penstock.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),       // 45: penstock.v1.ShutdownResponse
-	(*ApplyRequest)(nil),           // 46: penstock.v1.ApplyRequest
-	(*ApplyResponse)(nil),          // 47: penstock.v1.ApplyResponse
-	(*PlanRequest)(nil),            // 48: penstock.v1.PlanRequest
-	(*PlanResponse)(nil),           // 49: penstock.v1.PlanResponse
-	(*Action)(nil),                 // 50: penstock.v1.Action
-	(*StatusRequest)(nil),          // 51: penstock.v1.StatusRequest
-	(*StatusResponse)(nil),         // 52: penstock.v1.StatusResponse
-	(*GatewayStatus)(nil),          // 53: penstock.v1.GatewayStatus
-	(*DeploymentStatus)(nil),       // 54: penstock.v1.DeploymentStatus
-	(*RoleStatus)(nil),             // 55: penstock.v1.RoleStatus
-	(*ReplicaStatus)(nil),          // 56: penstock.v1.ReplicaStatus
-	(*Handover)(nil),               // 57: penstock.v1.Handover
-	(*NodesRequest)(nil),           // 58: penstock.v1.NodesRequest
-	(*NodesResponse)(nil),          // 59: penstock.v1.NodesResponse
-	(*NodeStatus)(nil),             // 60: penstock.v1.NodeStatus
-	(*LogsRequest)(nil),            // 61: penstock.v1.LogsRequest
-	(*LogsResponse)(nil),           // 62: penstock.v1.LogsResponse
-	(*ScaleRequest)(nil),           // 63: penstock.v1.ScaleRequest
-	(*ScaleResponse)(nil),          // 64: penstock.v1.ScaleResponse
-	(*DrainReplicaRequest)(nil),    // 65: penstock.v1.DrainReplicaRequest
-	(*DrainReplicaResponse)(nil),   // 66: penstock.v1.DrainReplicaResponse
-	(*StopDeploymentRequest)(nil),  // 67: penstock.v1.StopDeploymentRequest
-	(*StopDeploymentResponse)(nil), // 68: penstock.v1.StopDeploymentResponse
-	(*EndpointRequest)(nil),        // 69: penstock.v1.EndpointRequest
-	(*EndpointResponse)(nil),       // 70: penstock.v1.EndpointResponse
-	(*CreateKeyRequest)(nil),       // 71: penstock.v1.CreateKeyRequest
-	(*CreateKeyResponse)(nil),      // 72: penstock.v1.CreateKeyResponse
-	(*ListKeysRequest)(nil),        // 73: penstock.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 74: penstock.v1.ListKeysResponse
-	(*RevokeKeyRequest)(nil),       // 75: penstock.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),      // 76: penstock.v1.RevokeKeyResponse
-	(*EventsRequest)(nil),          // 77: penstock.v1.EventsRequest
-	(*EventsResponse)(nil),         // 78: penstock.v1.EventsResponse
-	(*Event)(nil),                  // 79: penstock.v1.Event
-	(*WhyRequest)(nil),             // 80: penstock.v1.WhyRequest
-	(*WhyResponse)(nil),            // 81: penstock.v1.WhyResponse
-	(*VersionRequest)(nil),         // 82: penstock.v1.VersionRequest
-	(*VersionResponse)(nil),        // 83: penstock.v1.VersionResponse
-	(*KVRequest)(nil),              // 84: penstock.v1.KVRequest
-	(*KVResponse)(nil),             // 85: penstock.v1.KVResponse
-	(*KVTier)(nil),                 // 86: penstock.v1.KVTier
-	(*KVBlock)(nil),                // 87: penstock.v1.KVBlock
-	(*KVMoved)(nil),                // 88: penstock.v1.KVMoved
-	nil,                            // 89: penstock.v1.Attempt.PartsMsEntry
-	nil,                            // 90: penstock.v1.ScaleRequest.RolesEntry
-	(*durationpb.Duration)(nil),    // 91: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 92: google.protobuf.Timestamp
+	(*GatewayAddress)(nil),         // 9: penstock.v1.GatewayAddress
+	(*Resend)(nil),                 // 10: penstock.v1.Resend
+	(*Command)(nil),                // 11: penstock.v1.Command
+	(*Drain)(nil),                  // 12: penstock.v1.Drain
+	(*Stop)(nil),                   // 13: penstock.v1.Stop
+	(*RunState)(nil),               // 14: penstock.v1.RunState
+	(*Identity)(nil),               // 15: penstock.v1.Identity
+	(*Health)(nil),                 // 16: penstock.v1.Health
+	(*Progress)(nil),               // 17: penstock.v1.Progress
+	(*EngineLoad)(nil),             // 18: penstock.v1.EngineLoad
+	(*KVState)(nil),                // 19: penstock.v1.KVState
+	(*GPUs)(nil),                   // 20: penstock.v1.GPUs
+	(*GPU)(nil),                    // 21: penstock.v1.GPU
+	(*GPUProcess)(nil),             // 22: penstock.v1.GPUProcess
+	(*Ports)(nil),                  // 23: penstock.v1.Ports
+	(*Port)(nil),                   // 24: penstock.v1.Port
+	(*BlockEvent)(nil),             // 25: penstock.v1.BlockEvent
+	(*WatchBlocksRequest)(nil),     // 26: penstock.v1.WatchBlocksRequest
+	(*WatchBlocksResponse)(nil),    // 27: penstock.v1.WatchBlocksResponse
+	(*BlockHolder)(nil),            // 28: penstock.v1.BlockHolder
+	(*BlockChange)(nil),            // 29: penstock.v1.BlockChange
+	(*BlockMove)(nil),              // 30: penstock.v1.BlockMove
+	(*WatchRequest)(nil),           // 31: penstock.v1.WatchRequest
+	(*WatchResponse)(nil),          // 32: penstock.v1.WatchResponse
+	(*Replica)(nil),                // 33: penstock.v1.Replica
+	(*Model)(nil),                  // 34: penstock.v1.Model
+	(*Key)(nil),                    // 35: penstock.v1.Key
+	(*RecordRequest)(nil),          // 36: penstock.v1.RecordRequest
+	(*RecordResponse)(nil),         // 37: penstock.v1.RecordResponse
+	(*RequestRecord)(nil),          // 38: penstock.v1.RequestRecord
+	(*Attempt)(nil),                // 39: penstock.v1.Attempt
+	(*RunnerUp)(nil),               // 40: penstock.v1.RunnerUp
+	(*EnrollRequest)(nil),          // 41: penstock.v1.EnrollRequest
+	(*EnrollResponse)(nil),         // 42: penstock.v1.EnrollResponse
+	(*GatewayTokenRequest)(nil),    // 43: penstock.v1.GatewayTokenRequest
+	(*GatewayTokenResponse)(nil),   // 44: penstock.v1.GatewayTokenResponse
+	(*ShutdownRequest)(nil),        // 45: penstock.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 46: penstock.v1.ShutdownResponse
+	(*ApplyRequest)(nil),           // 47: penstock.v1.ApplyRequest
+	(*ApplyResponse)(nil),          // 48: penstock.v1.ApplyResponse
+	(*PlanRequest)(nil),            // 49: penstock.v1.PlanRequest
+	(*PlanResponse)(nil),           // 50: penstock.v1.PlanResponse
+	(*Action)(nil),                 // 51: penstock.v1.Action
+	(*StatusRequest)(nil),          // 52: penstock.v1.StatusRequest
+	(*StatusResponse)(nil),         // 53: penstock.v1.StatusResponse
+	(*GatewayStatus)(nil),          // 54: penstock.v1.GatewayStatus
+	(*DeploymentStatus)(nil),       // 55: penstock.v1.DeploymentStatus
+	(*RoleStatus)(nil),             // 56: penstock.v1.RoleStatus
+	(*ReplicaStatus)(nil),          // 57: penstock.v1.ReplicaStatus
+	(*Handover)(nil),               // 58: penstock.v1.Handover
+	(*NodesRequest)(nil),           // 59: penstock.v1.NodesRequest
+	(*NodesResponse)(nil),          // 60: penstock.v1.NodesResponse
+	(*NodeStatus)(nil),             // 61: penstock.v1.NodeStatus
+	(*LogsRequest)(nil),            // 62: penstock.v1.LogsRequest
+	(*LogsResponse)(nil),           // 63: penstock.v1.LogsResponse
+	(*ScaleRequest)(nil),           // 64: penstock.v1.ScaleRequest
+	(*ScaleResponse)(nil),          // 65: penstock.v1.ScaleResponse
+	(*DrainReplicaRequest)(nil),    // 66: penstock.v1.DrainReplicaRequest
+	(*DrainReplicaResponse)(nil),   // 67: penstock.v1.DrainReplicaResponse
+	(*StopDeploymentRequest)(nil),  // 68: penstock.v1.StopDeploymentRequest
+	(*StopDeploymentResponse)(nil), // 69: penstock.v1.StopDeploymentResponse
+	(*EndpointRequest)(nil),        // 70: penstock.v1.EndpointRequest
+	(*EndpointResponse)(nil),       // 71: penstock.v1.EndpointResponse
+	(*CreateKeyRequest)(nil),       // 72: penstock.v1.CreateKeyRequest
+	(*CreateKeyResponse)(nil),      // 73: penstock.v1.CreateKeyResponse
+	(*ListKeysRequest)(nil),        // 74: penstock.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 75: penstock.v1.ListKeysResponse
+	(*RevokeKeyRequest)(nil),       // 76: penstock.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),      // 77: penstock.v1.RevokeKeyResponse
+	(*EventsRequest)(nil),          // 78: penstock.v1.EventsRequest
+	(*EventsResponse)(nil),         // 79: penstock.v1.EventsResponse
+	(*Event)(nil),                  // 80: penstock.v1.Event
+	(*WhyRequest)(nil),             // 81: penstock.v1.WhyRequest
+	(*WhyResponse)(nil),            // 82: penstock.v1.WhyResponse
+	(*VersionRequest)(nil),         // 83: penstock.v1.VersionRequest
+	(*VersionResponse)(nil),        // 84: penstock.v1.VersionResponse
+	(*KVRequest)(nil),              // 85: penstock.v1.KVRequest
+	(*KVResponse)(nil),             // 86: penstock.v1.KVResponse
+	(*KVTier)(nil),                 // 87: penstock.v1.KVTier
+	(*KVBlock)(nil),                // 88: penstock.v1.KVBlock
+	(*KVMoved)(nil),                // 89: penstock.v1.KVMoved
+	nil,                            // 90: penstock.v1.Attempt.PartsMsEntry
+	nil,                            // 91: penstock.v1.ScaleRequest.RolesEntry
+	(*durationpb.Duration)(nil),    // 92: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 93: google.protobuf.Timestamp
 }
 var file_v1_penstock_proto_depIdxs = []int32{
-	91,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
-	92,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
-	13,  // 2: penstock.v1.ReportRequest.full:type_name -> penstock.v1.RunState
-	13,  // 3: penstock.v1.ReportRequest.delta:type_name -> penstock.v1.RunState
-	24,  // 4: penstock.v1.ReportRequest.blocks:type_name -> penstock.v1.BlockEvent
+	92,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
+	93,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
+	14,  // 2: penstock.v1.ReportRequest.full:type_name -> penstock.v1.RunState
+	14,  // 3: penstock.v1.ReportRequest.delta:type_name -> penstock.v1.RunState
+	25,  // 4: penstock.v1.ReportRequest.blocks:type_name -> penstock.v1.BlockEvent
 	8,   // 5: penstock.v1.ReportResponse.ack:type_name -> penstock.v1.Ack
-	9,   // 6: penstock.v1.ReportResponse.resend:type_name -> penstock.v1.Resend
-	10,  // 7: penstock.v1.ReportResponse.command:type_name -> penstock.v1.Command
-	11,  // 8: penstock.v1.Command.drain:type_name -> penstock.v1.Drain
-	12,  // 9: penstock.v1.Command.stop:type_name -> penstock.v1.Stop
-	91,  // 10: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
-	14,  // 11: penstock.v1.RunState.identity:type_name -> penstock.v1.Identity
-	15,  // 12: penstock.v1.RunState.health:type_name -> penstock.v1.Health
-	17,  // 13: penstock.v1.RunState.load:type_name -> penstock.v1.EngineLoad
-	19,  // 14: penstock.v1.RunState.gpus:type_name -> penstock.v1.GPUs
-	18,  // 15: penstock.v1.RunState.kv:type_name -> penstock.v1.KVState
-	22,  // 16: penstock.v1.RunState.ports:type_name -> penstock.v1.Ports
-	92,  // 17: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
-	92,  // 18: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
-	0,   // 19: penstock.v1.Health.phase:type_name -> penstock.v1.Phase
-	16,  // 20: penstock.v1.Health.loading:type_name -> penstock.v1.Progress
-	92,  // 21: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
-	92,  // 22: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
-	91,  // 23: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	92,  // 24: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
-	92,  // 25: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
-	92,  // 26: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
-	20,  // 27: penstock.v1.GPUs.gpus:type_name -> penstock.v1.GPU
-	92,  // 28: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
-	21,  // 29: penstock.v1.GPU.foreign:type_name -> penstock.v1.GPUProcess
-	23,  // 30: penstock.v1.Ports.ports:type_name -> penstock.v1.Port
-	1,   // 31: penstock.v1.BlockEvent.kind:type_name -> penstock.v1.BlockEvent.Kind
-	27,  // 32: penstock.v1.WatchBlocksResponse.holders:type_name -> penstock.v1.BlockHolder
-	28,  // 33: penstock.v1.WatchBlocksResponse.changes:type_name -> penstock.v1.BlockChange
-	27,  // 34: penstock.v1.BlockChange.added:type_name -> penstock.v1.BlockHolder
-	29,  // 35: penstock.v1.BlockChange.move:type_name -> penstock.v1.BlockMove
-	1,   // 36: penstock.v1.BlockMove.kind:type_name -> penstock.v1.BlockEvent.Kind
-	32,  // 37: penstock.v1.WatchResponse.replicas:type_name -> penstock.v1.Replica
-	33,  // 38: penstock.v1.WatchResponse.models:type_name -> penstock.v1.Model
-	34,  // 39: penstock.v1.WatchResponse.keys:type_name -> penstock.v1.Key
-	17,  // 40: penstock.v1.Replica.load:type_name -> penstock.v1.EngineLoad
-	18,  // 41: penstock.v1.Replica.kv:type_name -> penstock.v1.KVState
-	92,  // 42: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
-	91,  // 43: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
-	92,  // 44: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
-	92,  // 45: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
-	92,  // 46: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
-	92,  // 47: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
-	37,  // 48: penstock.v1.RecordRequest.records:type_name -> penstock.v1.RequestRecord
-	92,  // 49: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
-	38,  // 50: penstock.v1.RequestRecord.attempts:type_name -> penstock.v1.Attempt
-	91,  // 51: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
-	91,  // 52: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
-	89,  // 53: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
-	39,  // 54: penstock.v1.Attempt.runners_up:type_name -> penstock.v1.RunnerUp
-	91,  // 55: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
-	50,  // 56: penstock.v1.ApplyResponse.actions:type_name -> penstock.v1.Action
-	50,  // 57: penstock.v1.PlanResponse.actions:type_name -> penstock.v1.Action
-	92,  // 58: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
-	54,  // 59: penstock.v1.StatusResponse.deployments:type_name -> penstock.v1.DeploymentStatus
-	53,  // 60: penstock.v1.StatusResponse.gateways:type_name -> penstock.v1.GatewayStatus
-	92,  // 61: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
-	55,  // 62: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
-	56,  // 63: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
-	91,  // 64: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
-	92,  // 65: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
-	92,  // 66: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
-	92,  // 67: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
-	16,  // 68: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
-	17,  // 69: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
-	18,  // 70: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
-	92,  // 71: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
-	23,  // 72: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
-	57,  // 73: penstock.v1.ReplicaStatus.handover:type_name -> penstock.v1.Handover
-	92,  // 74: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
-	92,  // 75: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
-	91,  // 76: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
-	91,  // 77: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
-	91,  // 78: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
-	92,  // 79: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
-	91,  // 80: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
-	60,  // 81: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
-	20,  // 82: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
-	92,  // 83: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
-	92,  // 84: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
-	90,  // 85: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
-	50,  // 86: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
-	91,  // 87: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
-	91,  // 88: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
-	34,  // 89: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
-	34,  // 90: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
-	79,  // 91: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
-	92,  // 92: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
-	37,  // 93: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
-	92,  // 94: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	91,  // 95: penstock.v1.KVRequest.within:type_name -> google.protobuf.Duration
-	86,  // 96: penstock.v1.KVResponse.tiers:type_name -> penstock.v1.KVTier
-	87,  // 97: penstock.v1.KVResponse.blocks:type_name -> penstock.v1.KVBlock
-	88,  // 98: penstock.v1.KVResponse.moved:type_name -> penstock.v1.KVMoved
-	92,  // 99: penstock.v1.KVBlock.stored_at:type_name -> google.protobuf.Timestamp
-	2,   // 100: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
-	4,   // 101: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
-	6,   // 102: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
-	30,  // 103: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
-	35,  // 104: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
-	4,   // 105: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
-	25,  // 106: penstock.v1.GatewayService.WatchBlocks:input_type -> penstock.v1.WatchBlocksRequest
-	46,  // 107: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
-	48,  // 108: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
-	51,  // 109: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
-	58,  // 110: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
-	61,  // 111: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
-	63,  // 112: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
-	65,  // 113: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
-	67,  // 114: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
-	69,  // 115: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
-	71,  // 116: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
-	73,  // 117: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
-	75,  // 118: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
-	77,  // 119: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
-	80,  // 120: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
-	82,  // 121: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
-	42,  // 122: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
-	84,  // 123: penstock.v1.ControlService.KV:input_type -> penstock.v1.KVRequest
-	44,  // 124: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
-	40,  // 125: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
-	3,   // 126: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
-	5,   // 127: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
-	7,   // 128: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
-	31,  // 129: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
-	36,  // 130: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
-	5,   // 131: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
-	26,  // 132: penstock.v1.GatewayService.WatchBlocks:output_type -> penstock.v1.WatchBlocksResponse
-	47,  // 133: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
-	49,  // 134: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
-	52,  // 135: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
-	59,  // 136: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
-	62,  // 137: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
-	64,  // 138: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
-	66,  // 139: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
-	68,  // 140: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
-	70,  // 141: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
-	72,  // 142: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
-	74,  // 143: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
-	76,  // 144: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
-	78,  // 145: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
-	81,  // 146: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
-	83,  // 147: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
-	43,  // 148: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
-	85,  // 149: penstock.v1.ControlService.KV:output_type -> penstock.v1.KVResponse
-	45,  // 150: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
-	41,  // 151: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
-	126, // [126:152] is the sub-list for method output_type
-	100, // [100:126] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	10,  // 6: penstock.v1.ReportResponse.resend:type_name -> penstock.v1.Resend
+	11,  // 7: penstock.v1.ReportResponse.command:type_name -> penstock.v1.Command
+	9,   // 8: penstock.v1.Ack.gateways:type_name -> penstock.v1.GatewayAddress
+	12,  // 9: penstock.v1.Command.drain:type_name -> penstock.v1.Drain
+	13,  // 10: penstock.v1.Command.stop:type_name -> penstock.v1.Stop
+	92,  // 11: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
+	15,  // 12: penstock.v1.RunState.identity:type_name -> penstock.v1.Identity
+	16,  // 13: penstock.v1.RunState.health:type_name -> penstock.v1.Health
+	18,  // 14: penstock.v1.RunState.load:type_name -> penstock.v1.EngineLoad
+	20,  // 15: penstock.v1.RunState.gpus:type_name -> penstock.v1.GPUs
+	19,  // 16: penstock.v1.RunState.kv:type_name -> penstock.v1.KVState
+	23,  // 17: penstock.v1.RunState.ports:type_name -> penstock.v1.Ports
+	93,  // 18: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
+	93,  // 19: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
+	0,   // 20: penstock.v1.Health.phase:type_name -> penstock.v1.Phase
+	17,  // 21: penstock.v1.Health.loading:type_name -> penstock.v1.Progress
+	93,  // 22: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
+	93,  // 23: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
+	92,  // 24: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	93,  // 25: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
+	93,  // 26: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
+	93,  // 27: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
+	21,  // 28: penstock.v1.GPUs.gpus:type_name -> penstock.v1.GPU
+	93,  // 29: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
+	22,  // 30: penstock.v1.GPU.foreign:type_name -> penstock.v1.GPUProcess
+	24,  // 31: penstock.v1.Ports.ports:type_name -> penstock.v1.Port
+	1,   // 32: penstock.v1.BlockEvent.kind:type_name -> penstock.v1.BlockEvent.Kind
+	28,  // 33: penstock.v1.WatchBlocksResponse.holders:type_name -> penstock.v1.BlockHolder
+	29,  // 34: penstock.v1.WatchBlocksResponse.changes:type_name -> penstock.v1.BlockChange
+	28,  // 35: penstock.v1.BlockChange.added:type_name -> penstock.v1.BlockHolder
+	30,  // 36: penstock.v1.BlockChange.move:type_name -> penstock.v1.BlockMove
+	1,   // 37: penstock.v1.BlockMove.kind:type_name -> penstock.v1.BlockEvent.Kind
+	33,  // 38: penstock.v1.WatchResponse.replicas:type_name -> penstock.v1.Replica
+	34,  // 39: penstock.v1.WatchResponse.models:type_name -> penstock.v1.Model
+	35,  // 40: penstock.v1.WatchResponse.keys:type_name -> penstock.v1.Key
+	18,  // 41: penstock.v1.Replica.load:type_name -> penstock.v1.EngineLoad
+	19,  // 42: penstock.v1.Replica.kv:type_name -> penstock.v1.KVState
+	93,  // 43: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
+	92,  // 44: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
+	93,  // 45: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
+	93,  // 46: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
+	93,  // 47: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	93,  // 48: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
+	38,  // 49: penstock.v1.RecordRequest.records:type_name -> penstock.v1.RequestRecord
+	93,  // 50: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
+	39,  // 51: penstock.v1.RequestRecord.attempts:type_name -> penstock.v1.Attempt
+	92,  // 52: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
+	92,  // 53: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
+	90,  // 54: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
+	40,  // 55: penstock.v1.Attempt.runners_up:type_name -> penstock.v1.RunnerUp
+	92,  // 56: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
+	51,  // 57: penstock.v1.ApplyResponse.actions:type_name -> penstock.v1.Action
+	51,  // 58: penstock.v1.PlanResponse.actions:type_name -> penstock.v1.Action
+	93,  // 59: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	55,  // 60: penstock.v1.StatusResponse.deployments:type_name -> penstock.v1.DeploymentStatus
+	54,  // 61: penstock.v1.StatusResponse.gateways:type_name -> penstock.v1.GatewayStatus
+	93,  // 62: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
+	56,  // 63: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
+	57,  // 64: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
+	92,  // 65: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
+	93,  // 66: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
+	93,  // 67: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
+	93,  // 68: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
+	17,  // 69: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
+	18,  // 70: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
+	19,  // 71: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
+	93,  // 72: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
+	24,  // 73: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
+	58,  // 74: penstock.v1.ReplicaStatus.handover:type_name -> penstock.v1.Handover
+	93,  // 75: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
+	93,  // 76: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
+	92,  // 77: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
+	92,  // 78: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
+	92,  // 79: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
+	93,  // 80: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
+	92,  // 81: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
+	61,  // 82: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
+	21,  // 83: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
+	93,  // 84: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
+	93,  // 85: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
+	91,  // 86: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
+	51,  // 87: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
+	92,  // 88: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
+	92,  // 89: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
+	35,  // 90: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
+	35,  // 91: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
+	80,  // 92: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
+	93,  // 93: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
+	38,  // 94: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
+	93,  // 95: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	92,  // 96: penstock.v1.KVRequest.within:type_name -> google.protobuf.Duration
+	87,  // 97: penstock.v1.KVResponse.tiers:type_name -> penstock.v1.KVTier
+	88,  // 98: penstock.v1.KVResponse.blocks:type_name -> penstock.v1.KVBlock
+	89,  // 99: penstock.v1.KVResponse.moved:type_name -> penstock.v1.KVMoved
+	93,  // 100: penstock.v1.KVBlock.stored_at:type_name -> google.protobuf.Timestamp
+	2,   // 101: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
+	4,   // 102: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
+	6,   // 103: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
+	31,  // 104: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
+	36,  // 105: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
+	4,   // 106: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
+	26,  // 107: penstock.v1.GatewayService.WatchBlocks:input_type -> penstock.v1.WatchBlocksRequest
+	47,  // 108: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
+	49,  // 109: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
+	52,  // 110: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
+	59,  // 111: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
+	62,  // 112: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
+	64,  // 113: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
+	66,  // 114: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
+	68,  // 115: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
+	70,  // 116: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
+	72,  // 117: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
+	74,  // 118: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
+	76,  // 119: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
+	78,  // 120: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
+	81,  // 121: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
+	83,  // 122: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
+	43,  // 123: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
+	85,  // 124: penstock.v1.ControlService.KV:input_type -> penstock.v1.KVRequest
+	45,  // 125: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
+	41,  // 126: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
+	3,   // 127: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
+	5,   // 128: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
+	7,   // 129: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
+	32,  // 130: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
+	37,  // 131: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
+	5,   // 132: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
+	27,  // 133: penstock.v1.GatewayService.WatchBlocks:output_type -> penstock.v1.WatchBlocksResponse
+	48,  // 134: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
+	50,  // 135: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
+	53,  // 136: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
+	60,  // 137: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
+	63,  // 138: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
+	65,  // 139: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
+	67,  // 140: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
+	69,  // 141: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
+	71,  // 142: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
+	73,  // 143: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
+	75,  // 144: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
+	77,  // 145: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
+	79,  // 146: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
+	82,  // 147: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
+	84,  // 148: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
+	44,  // 149: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
+	86,  // 150: penstock.v1.ControlService.KV:output_type -> penstock.v1.KVResponse
+	46,  // 151: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
+	42,  // 152: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
+	127, // [127:153] is the sub-list for method output_type
+	101, // [101:127] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_v1_penstock_proto_init() }
@@ -7930,27 +8006,27 @@ func file_v1_penstock_proto_init() {
 		(*ReportResponse_Resend)(nil),
 		(*ReportResponse_Command)(nil),
 	}
-	file_v1_penstock_proto_msgTypes[8].OneofWrappers = []any{
+	file_v1_penstock_proto_msgTypes[9].OneofWrappers = []any{
 		(*Command_Drain)(nil),
 		(*Command_Stop)(nil),
 	}
-	file_v1_penstock_proto_msgTypes[15].OneofWrappers = []any{}
 	file_v1_penstock_proto_msgTypes[16].OneofWrappers = []any{}
-	file_v1_penstock_proto_msgTypes[18].OneofWrappers = []any{}
-	file_v1_penstock_proto_msgTypes[26].OneofWrappers = []any{
+	file_v1_penstock_proto_msgTypes[17].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[19].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[27].OneofWrappers = []any{
 		(*BlockChange_Added)(nil),
 		(*BlockChange_Dropped)(nil),
 		(*BlockChange_Move)(nil),
 	}
-	file_v1_penstock_proto_msgTypes[36].OneofWrappers = []any{}
-	file_v1_penstock_proto_msgTypes[84].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[37].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[85].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_penstock_proto_rawDesc), len(file_v1_penstock_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   89,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
