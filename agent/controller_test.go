@@ -40,6 +40,7 @@ type fakeController struct {
 	lose      int   // so many messages are not applied
 	board     *blocks.Board
 	blockSeed uint64
+	gateways  []*apiv1.GatewayAddress
 	known     map[int]*apiv1.RunState
 	seq       map[int]uint64
 	phases    map[int][]apiv1.Phase
@@ -211,7 +212,7 @@ func (c *fakeController) apply(rank int, m *apiv1.ReportRequest) *apiv1.ReportRe
 
 func (c *fakeController) ack(seq uint64) *apiv1.ReportResponse {
 	return &apiv1.ReportResponse{Body: &apiv1.ReportResponse_Ack{Ack: &apiv1.Ack{
-		Seq: seq, Term: c.term, HeadAddress: c.known[0].GetIdentity().GetHeadAddress(),
+		Seq: seq, Term: c.term, HeadAddress: c.known[0].GetIdentity().GetHeadAddress(), Gateways: c.gateways,
 	}}}
 }
 
