@@ -26,8 +26,8 @@ type reporter struct {
 	blocks   *heldBlocks
 	interval time.Duration
 	certs    func() *tls.Certificate
-	obey     func(*apiv1.Command) // called once per command; does not block
-	meet     func(head string)    // called with rank 0's address
+	obey     func(*apiv1.Command)                                      // called once per command; does not block
+	meet     func(head string)                                         // called with rank 0's address
 	peers    func(controller string, gateways []*apiv1.GatewayAddress) // called with where they are
 	rejoin   func(context.Context) error
 	refused  func(error) // called when the controller admits this run no more
