@@ -165,25 +165,39 @@ func (c *Conversations) Learn(k *Known, answer []uint32, part bool) (tokens []ui
 	return t.tokens, true
 }
 
-// join puts known tokens and those of the last messages together: the end of what is known must stand in them exactly once.
+// join puts known tokens and those of the last messages together. The latter begin as the former do (with the system's words), and
+// go on with their end. There must be exactly one place where that end can be, or nothing is sure.
 func join(known, last []uint32) ([]uint32, bool) {
 	if len(known) < anchorTokens {
 		return nil, false
 	}
 	anchor := known[len(known)-anchorTokens:]
-	at := -1
+	begin, at := common(known, last), -1
 	for i := 0; i+anchorTokens <= len(last); i++ {
-		if last[i] == anchor[0] && slices.Equal(last[i:i+anchorTokens], anchor) {
-			if at >= 0 {
-				return nil, false
-			}
-			at = i + anchorTokens
+		if last[i] != anchor[0] || !slices.Equal(last[i:i+anchorTokens], anchor) {
+			continue
 		}
+		end := i + anchorTokens
+		if begin+commonEnd(known, last[:end]) < end {
+			continue
+		}
+		if at >= 0 {
+			return nil, false
+		}
+		at = end
 	}
 	if at < 0 {
 		return nil, false
 	}
 	return slices.Concat(known, last[at:]), true
+}
+
+// commonEnd counts the tokens at their ends that two prompts share.
+func commonEnd(a, b []uint32) (n int) {
+	for n < min(len(a), len(b)) && a[len(a)-1-n] == b[len(b)-1-n] {
+		n++
+	}
+	return n
 }
 
 // common counts the leading tokens that two prompts share.
