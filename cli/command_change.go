@@ -65,6 +65,11 @@ func runScale(ctx context.Context, inv *invocation, control apiv1.ControlService
 	for _, a := range resp.Actions {
 		inv.say("%s", actionText(a))
 	}
+	if len(resp.Actions) == 0 {
+		inv.say("%s has these counts already", resp.Deployment)
+	} else {
+		inv.say("watch it with: penstock wait %s", resp.Deployment)
+	}
 	fmt.Fprintln(inv.Out, resp.Deployment)
 	return nil
 }
@@ -114,7 +119,20 @@ func runDrain(ctx context.Context, inv *invocation, control apiv1.ControlService
 	for _, l := range resp.Launches {
 		fmt.Fprintln(inv.Out, l)
 	}
+	within := "their deployment's drainTimeout"
+	if o.deadline > 0 {
+		within = o.deadline.String()
+	}
+	inv.say("%s no new requests; streams may finish within %s, then others take their place", takes(len(resp.Launches)), within)
+	inv.say("watch it with: penstock events -f %s", o.deployment)
 	return nil
+}
+
+func takes(replicas int) string {
+	if replicas == 1 {
+		return "1 replica takes"
+	}
+	return fmt.Sprintf("%d replicas take", replicas)
 }
 
 func stopCommand(std IO) *cli.Command {
@@ -175,7 +193,26 @@ func runStop(ctx context.Context, inv *invocation, o stopOptions) error {
 			}
 		}
 	}
+	if !o.wait {
+		sayStopping(inv, stopped, o.now)
+	}
 	return printStopped(inv, stopped)
+}
+
+// sayStopping says what happens now to deployments that were told to stop.
+func sayStopping(inv *invocation, stopped []string, now bool) {
+	how := "streams may finish first"
+	if now {
+		how = "streams are cut"
+	}
+	switch {
+	case len(stopped) == 0:
+		inv.say("there are no deployments")
+	case len(stopped) == 1:
+		inv.say("%s is stopping; %s. Watch it with: penstock wait %s --for stopped", stopped[0], how, stopped[0])
+	default:
+		inv.say("%d deployments are stopping; %s. Watch them with: penstock status", len(stopped), how)
+	}
 }
 
 func printStopped(inv *invocation, stopped []string) error {

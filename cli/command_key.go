@@ -29,7 +29,7 @@ func keyCommand(std IO) *cli.Command {
 					&cli.DurationFlag{Name: "ttl", Usage: "the key ends after this long; 0 = never"},
 					&cli.StringFlag{Name: "out", Usage: "write the secret into this new file (0600) instead of printing it"},
 				},
-				Action: controlAction(std, parseKeyCreate, runKeyCreate),
+				Action: action(std, parseKeyCreate, runKeyCreate),
 			},
 			{Name: "list", Usage: "list keys, never their secrets", Action: controlAction(std, nothing, runKeyList)},
 			{
@@ -57,11 +57,16 @@ func parseKeyCreate(c *cli.Context) (keyCreateOptions, error) {
 	return keyCreateOptions{req, c.String("out")}, err
 }
 
-func runKeyCreate(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, o keyCreateOptions) error {
+func runKeyCreate(ctx context.Context, inv *invocation, o keyCreateOptions) error {
 	file, err := newSecretFile(inv, o.out) // before there is a secret that would be lost
 	if err != nil {
 		return err
 	}
+	control, done, err := inv.control()
+	if err != nil {
+		return errors.Join(err, file.drop())
+	}
+	defer done()
 	resp, err := control.CreateKey(ctx, o.req)
 	if err != nil {
 		return errors.Join(err, file.drop())

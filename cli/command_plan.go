@@ -11,7 +11,7 @@ import (
 )
 
 func planCommand(std IO) *cli.Command {
-	run := controlAction(std, parsePlan, runPlan)
+	run := action(std, parsePlan, planFile)
 	return &cli.Command{
 		Name: "plan", Usage: "show what would be done for a file (or now, for everything) and why; change nothing",
 		ArgsUsage:   "[FILE]",
@@ -35,15 +35,23 @@ func parsePlan(c *cli.Context) (planOptions, error) {
 	return planOptions{file}, err
 }
 
-func runPlan(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, o planOptions) error {
+// planFile reads the file, if there is one, before it looks for a controller.
+func planFile(ctx context.Context, inv *invocation, o planOptions) (err error) {
 	req := &apiv1.PlanRequest{Source: o.file}
 	if o.file != "" {
-		text, _, err := inv.readDeployment(o.file)
-		if err != nil {
+		if req.Yaml, _, err = inv.readDeployment(o.file); err != nil {
 			return err
 		}
-		req.Yaml = text
 	}
+	client, done, err := inv.control()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return runPlan(ctx, inv, client, req)
+}
+
+func runPlan(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, req *apiv1.PlanRequest) error {
 	resp, err := control.Plan(ctx, req)
 	if err != nil {
 		return err

@@ -20,7 +20,8 @@ func runCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "start or change a deployment and wait until it is ready", ArgsUsage: "FILE",
 		Description: "Ctrl-c ends the waiting, never the deployment. FILE - reads standard input.\n" +
-			"Exit codes: 0 ready, 2 accepted but not placed in time, 5 placed but not ready in time, 6 failed or rolled back.",
+			"Exit codes: 0 ready, 2 accepted but not placed in time, or never to be placed on what there is (told at once),\n" +
+			"5 placed but not ready in time, 6 failed or rolled back.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "return as soon as the deployment is accepted"},
 			&cli.DurationFlag{Name: "timeout", Usage: "give up waiting after this long; 0 waits for ever"},
@@ -37,6 +38,10 @@ func runWithController(ctx context.Context, inv *invocation, o runOptions) error
 	if o.dryRun && !strings.HasPrefix(o.controller, "https://") {
 		o.controller = "" // nothing is started
 	}
+	text, _, err := inv.readDeployment(o.file) // before anything is started or asked
+	if err != nil {
+		return err
+	}
 	if err := inv.ensureController(ctx, o.controller); err != nil {
 		return err
 	}
@@ -45,7 +50,7 @@ func runWithController(ctx context.Context, inv *invocation, o runOptions) error
 		return err
 	}
 	defer done()
-	return runRun(ctx, inv, client, o)
+	return runRun(ctx, inv, client, text, o)
 }
 
 type runOptions struct {
@@ -67,13 +72,9 @@ func parseRun(c *cli.Context) (runOptions, error) {
 	}, err
 }
 
-func runRun(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, o runOptions) error {
+func runRun(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, text string, o runOptions) error {
 	if o.dryRun {
-		return runPlan(ctx, inv, control, planOptions{file: o.file})
-	}
-	text, _, err := inv.readDeployment(o.file)
-	if err != nil {
-		return err
+		return runPlan(ctx, inv, control, &apiv1.PlanRequest{Source: o.file, Yaml: text})
 	}
 	resp, err := control.Apply(ctx, &apiv1.ApplyRequest{Yaml: text, Source: o.file})
 	if err != nil {
@@ -82,17 +83,26 @@ func runRun(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 	if !resp.Changed {
 		inv.say("%s: revision %d already says this", resp.Deployment, resp.Revision)
 	}
-	waits := ""
+	for _, note := range resp.Notes {
+		inv.say("%s", note)
+	}
+	waits, never := "", ""
 	for _, a := range resp.Actions {
 		inv.say("%s", actionText(a))
 		if a.Verb == "wait" && a.Launch == "" {
 			waits = a.Reason
+		}
+		if a.Cause == neverFits {
+			never = a.Reason
 		}
 	}
 	if o.detach || !inv.json() {
 		if err := printRun(inv, resp, o.parsable); err != nil || o.detach {
 			return err
 		}
+	}
+	if never != "" {
+		return impossible(resp.Deployment, never)
 	}
 	err = follow(ctx, inv, control, followOptions{
 		deployment: resp.Deployment, until: "ready", revision: resp.Revision, timeout: o.timeout, said: waits,

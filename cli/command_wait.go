@@ -50,6 +50,16 @@ type followOptions struct {
 	said       string // why nothing is placed yet, where that has been said already
 }
 
+// neverFits is the cause of a wait for room that will never be there.
+const neverFits = "never-fits"
+
+// impossible is the end of waiting for what no node can hold.
+func impossible(deployment, why string) error {
+	return fail(ExitNotPlaced, "ask for less in the file, or give it more nodes, and run it again: `penstock nodes` lists what there is\n"+
+		"what fits goes on; take all of it back with: penstock stop "+deployment,
+		"%s is accepted and can never be placed on what there is: %s", deployment, why)
+}
+
 const (
 	followEvery = 300 * time.Millisecond
 	firstLook   = 5 * time.Second // more than the timeout, so that what is told at its end is known
@@ -75,6 +85,9 @@ func follow(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 			p.show(last, st.At.AsTime())
 			if done, err := reached(last, o); done || err != nil {
 				return err
+			}
+			if o.until == "ready" && p.stands("impossible", last.Impossible) {
+				return impossible(last.Name, last.Impossible)
 			}
 		case connect.CodeOf(err) == connect.CodeNotFound && o.until == "stopped":
 			return nil

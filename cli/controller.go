@@ -171,7 +171,8 @@ func (c *controller) openClusters(ctx context.Context) error {
 			return agentArgv(c.inv, s, rank)
 		},
 		Environ: c.inv.Environ,
-		Nodes:   func() []jobspecs.LocalNode { return c.localNodes(declared) },
+		Nodes:   func() []local.Declaration { return c.localNodes(declared) },
+		Held:    c.heldLocally,
 		GPUs:    localGPUs(c.log),
 		Log:     c.log,
 	})
@@ -182,12 +183,25 @@ func (c *controller) openClusters(ctx context.Context) error {
 	return c.openSlurm(ctx)
 }
 
-// localNodes are the nodes that the configuration and the deployments declare.
-func (c *controller) localNodes(declared []jobspecs.LocalNode) []jobspecs.LocalNode {
+// localNodes are the nodes that the configuration and the deployments that are wanted declare.
+func (c *controller) localNodes(configured []jobspecs.LocalNode) []local.Declaration {
+	declared := []local.Declaration{{Nodes: configured}}
 	for _, d := range c.ledger.Deployments() {
-		declared = local.Union(declared, d.Spec.Local.Nodes)
+		if d.Spec.Cluster == jobspecs.LocalCluster && !d.Stopped {
+			declared = append(declared, local.Declaration{By: d.Name, Nodes: d.Spec.Local.Nodes})
+		}
 	}
 	return declared
+}
+
+// heldLocally lists what launches hold of this machine.
+func (c *controller) heldLocally() (held []cluster.Placement) {
+	for _, l := range c.ledger.Launches() {
+		if l.Cluster == jobspecs.LocalCluster && l.Phase != cluster.Ended {
+			held = append(held, l.Placement...)
+		}
+	}
+	return held
 }
 
 // listen opens all listeners, so that a taken port is told before anything has begun.

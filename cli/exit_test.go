@@ -201,6 +201,76 @@ func TestFollowOutlivesController(t *testing.T) {
 	}
 }
 
+// TestImpossible: what can never be placed is told at once and ends the waiting with its own code; what is only busy is
+// waited for.
+func TestImpossible(t *testing.T) {
+	t.Parallel()
+	wait := func(cause string) *apiv1.Action {
+		return &apiv1.Action{Verb: "wait", Deployment: "demo", Role: "mixed", Reason: "no node has 9 GPUs", Cause: cause}
+	}
+	starting := &apiv1.DeploymentStatus{Name: "demo", State: "starting", Reason: "no node has 9 GPUs"}
+	never := &apiv1.DeploymentStatus{Name: "demo", State: "starting", Reason: "no node has 9 GPUs", Impossible: "no node has 9 GPUs"}
+	for _, tt := range []struct {
+		args   string
+		cause  string
+		status *apiv1.DeploymentStatus
+		code   int
+		says   string
+	}{
+		{"run f.yaml", "never-fits", starting, ExitNotPlaced, "can never be placed on what there is: no node has 9 GPUs"},
+		{"run f.yaml", "", never, ExitNotPlaced, "penstock stop demo"},
+		{"run f.yaml --detach", "never-fits", starting, ExitOK, "no node has 9 GPUs"},
+		{"run f.yaml --timeout 10ms", "no-room", starting, ExitNotPlaced, "accepted but not placed after 10ms"},
+		{"wait demo", "", never, ExitNotPlaced, "can never be placed"},
+	} {
+		f := everythingWorks()
+		f.apply = func(*apiv1.ApplyRequest) (*apiv1.ApplyResponse, error) {
+			return &apiv1.ApplyResponse{Deployment: "demo", Revision: 1, Changed: true, Actions: []*apiv1.Action{wait(tt.cause)}}, nil
+		}
+		f.status = statusOf(tt.status)
+		cmd := newTerminal(t, f)
+		cmd.write(t, "f.yaml", demoFile)
+		code, out, talk := cmd.run(strings.Fields(tt.args)...)
+		if code != tt.code || !strings.Contains(talk, tt.says) {
+			t.Errorf("%s: exit %d, want %d: %s", tt.args, code, tt.code, talk)
+		}
+		if strings.HasPrefix(tt.args, "run") && out != "demo revision 1\n" {
+			t.Errorf("%s prints %q", tt.args, out)
+		}
+	}
+}
+
+// TestOwnMistakesFirst: what is wrong with the command line or its files is told before anything about a controller.
+func TestOwnMistakesFirst(t *testing.T) {
+	t.Parallel()
+	for args, says := range map[string]string{
+		"run nofile.yaml":                   "nofile.yaml does not exist",
+		"run nofile.yaml --controller job":  "nofile.yaml does not exist",
+		"run nofile.yaml --dry-run":         "nofile.yaml does not exist",
+		"plan nofile.yaml":                  "nofile.yaml does not exist",
+		"plan bad.yaml":                     "bad.yaml:1",
+		"render nofile.yaml":                "nofile.yaml does not exist",
+		"key create me --out there":         "there",
+		"key create me --ttl soon":          "soon",
+		"scale demo mixed=x":                "mixed=x",
+		"drain demo":                        "needs a deployment and a replica",
+		"stop":                              "needs deployments, or --all",
+		"wait demo --for rain":              "ready or stopped",
+		"logs":                              "needs a deployment",
+		"gateway --gateway-listen nonsense": "nonsense",
+		"serve --local-nodes a:b":           "a:b",
+		"serve --gateway-listen nonsense":   "nonsense",
+	} {
+		tt := newTerminal(t, nil)
+		tt.write(t, "bad.yaml", "name: [")
+		tt.write(t, "there", "")
+		code, out, talk := tt.run(strings.Fields(args)...)
+		if code == 0 || out != "" || !strings.Contains(talk, says) || strings.Contains(talk, "controller answers") {
+			t.Errorf("%s: exit %d: %s%s", args, code, out, talk)
+		}
+	}
+}
+
 // TestProgress: each thing is said once, loading by tenths, countdowns never, and a deployment's own reason only where no
 // replica's line says more.
 func TestProgress(t *testing.T) {

@@ -53,6 +53,9 @@ type fakeControl struct {
 	why       *apiv1.WhyResponse
 	version   *apiv1.VersionResponse
 	kv        func(*apiv1.KVRequest) ([]*apiv1.KVResponse, error)
+
+	shutdown       func()
+	answersVersion func() *apiv1.VersionResponse // in place of version
 }
 
 func (f *fakeControl) KV(_ context.Context, q *apiv1.KVRequest, stream *connect.ServerStream[apiv1.KVResponse]) error {
@@ -132,7 +135,17 @@ func (f *fakeControl) Why(context.Context, *apiv1.WhyRequest) (*apiv1.WhyRespons
 }
 
 func (f *fakeControl) Version(context.Context, *apiv1.VersionRequest) (*apiv1.VersionResponse, error) {
+	if f.answersVersion != nil {
+		return answer(f.answersVersion())
+	}
 	return answer(f.version)
+}
+
+func (f *fakeControl) Shutdown(_ context.Context, q *apiv1.ShutdownRequest) (*apiv1.ShutdownResponse, error) {
+	return do(func(*apiv1.ShutdownRequest) (*apiv1.ShutdownResponse, error) {
+		f.shutdown()
+		return &apiv1.ShutdownResponse{}, nil
+	}, q)
 }
 
 func (f *fakeControl) Logs(ctx context.Context, _ *apiv1.LogsRequest, s *connect.ServerStream[apiv1.LogsResponse]) error {

@@ -93,14 +93,13 @@ func (p clientsPort) warning() string {
 // else a new one. On loopback it is plain HTTP unless TLS is asked for, since keys guard it; everywhere else it is TLS, with
 // a certificate of our CA.
 func (inv *invocation) listenForClients(file string, ca *identity.CA, hostname string, refused *accept.Refusals) (p clientsPort, err error) {
-	address := inv.set.get("gateway.listen")
-	host, port, err := net.SplitHostPort(address)
+	host, port, err := inv.clientsAddress()
 	if err != nil {
-		return p, usageError("gateway address %q is not HOST:PORT", address)
+		return p, err
 	}
 	l, lost, err := listenAgain(host, port, file)
 	if err != nil {
-		return p, fmt.Errorf("listen for clients on %s: %w; choose another address with --gateway-listen", address, err)
+		return p, fmt.Errorf("listen for clients on %s: %w; choose another address with --gateway-listen", net.JoinHostPort(host, port), err)
 	}
 	name := orDefault(inv.set.get("gateway.advertise"), hostname)
 	at := reachable(l.Addr(), name)
@@ -118,6 +117,15 @@ func (inv *invocation) listenForClients(file string, ca *identity.CA, hostname s
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	return clientsPort{bounded(l, "clients", refused, config), "https://" + at + "/v1", lost}, nil
+}
+
+// clientsAddress is where the gateway is to listen.
+func (inv *invocation) clientsAddress() (host, port string, err error) {
+	address := inv.set.get("gateway.listen")
+	if host, port, err = net.SplitHostPort(address); err != nil {
+		return "", "", usageError("gateway address %q is not HOST:PORT", address)
+	}
+	return host, port, nil
 }
 
 func isLoopback(host string) bool {

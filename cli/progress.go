@@ -14,9 +14,13 @@ type progress struct {
 
 	said  map[string]string // by launch; the deployment's own under ""
 	steps map[string]loadStep
-	// A deployment's reason counts when it has stood for some looks: between two plans it may be a moment old.
+	stood map[string]standing // reasons by what they are about
+}
+
+// standing is a reason and for how many looks it has stood.
+type standing struct {
 	reason string
-	stood  int
+	looks  int
 }
 
 // loadStep is how far a replica's loading was when it was last told.
@@ -31,7 +35,7 @@ const (
 )
 
 func newProgress(inv *invocation, o followOptions) *progress {
-	p := &progress{inv: inv, until: o.until, said: map[string]string{}, steps: map[string]loadStep{}}
+	p := &progress{inv: inv, until: o.until, said: map[string]string{}, steps: map[string]loadStep{}, stood: map[string]standing{}}
 	if o.said != "" {
 		p.said[""] = o.deployment + ": " + o.said
 	}
@@ -46,12 +50,21 @@ func (p *progress) show(d *apiv1.DeploymentStatus, now time.Time) {
 		}
 		p.replica(d.Name, r, now)
 	}
-	if d.Reason != p.reason {
-		p.reason, p.stood = d.Reason, 0
-	}
-	if p.stood++; p.stood >= reasonStands && d.Reason != "" && lacks(d) {
+	if p.stands("", d.Reason) && lacks(d) {
 		p.once("", d.Name+": "+d.Reason)
 	}
+}
+
+// stands tells at each look whether there is a reason that has been the same for some looks: between two plans one may be a
+// moment old.
+func (p *progress) stands(about, reason string) bool {
+	s := p.stood[about]
+	if s.reason != reason {
+		s = standing{reason: reason}
+	}
+	s.looks++
+	p.stood[about] = s
+	return reason != "" && s.looks >= reasonStands
 }
 
 // lacks tells whether replicas are wanted that nobody has begun to start: then only the deployment's own reason says why.

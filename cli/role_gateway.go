@@ -64,6 +64,9 @@ type remoteGateway struct {
 }
 
 func runGateway(ctx context.Context, inv *invocation, o gatewayOptions) error {
+	if _, _, err := inv.clientsAddress(); err != nil {
+		return err
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("find this host's name: %w", err)

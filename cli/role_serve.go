@@ -52,9 +52,13 @@ func parseServe(c *cli.Context) (serveOptions, error) {
 }
 
 func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
-	switch {
-	case o.stop:
+	if o.stop {
 		return stopController(ctx, inv)
+	}
+	if err := inv.checkServe(); err != nil {
+		return err
+	}
+	switch {
 	case o.detach:
 		return detachController(ctx, inv, o)
 	case o.replace:
@@ -67,6 +71,15 @@ func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
 		return err
 	}
 	return c.run(ctx)
+}
+
+// checkServe finds what is wrong with the settings before anything is started or asked to go.
+func (inv *invocation) checkServe() error {
+	_, _, err := inv.clientsAddress()
+	if err == nil {
+		_, err = parseLocalNodes(inv.set.get("local.nodes"))
+	}
+	return err
 }
 
 // run keeps the controller's parts going until one of them ends, or ctx does; then all end.
@@ -228,7 +241,7 @@ func parseLocalNodes(text string) (out []jobspecs.LocalNode, err error) {
 			n, err = strconv.Atoi(count)
 		}
 		if name == "" || err != nil || n < 0 {
-			return nil, usageError("local nodes: %q is not NAME:GPUS", part)
+			return nil, usageError("--local-nodes: %q is not NAME:GPUS", part)
 		}
 		out = append(out, jobspecs.LocalNode{Name: name, GPUs: n})
 	}

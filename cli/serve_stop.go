@@ -21,7 +21,8 @@ func stopController(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return err
 	}
-	if err := awaitEnding(ctx, inv, client); err != nil {
+	serving, err := awaitEnding(ctx, inv, client)
+	if err != nil {
 		return err
 	}
 	if _, err := client.Shutdown(ctx, &apiv1.ShutdownRequest{}); err != nil {
@@ -40,7 +41,7 @@ func stopController(ctx context.Context, inv *invocation) error {
 	if inv.json() {
 		return inv.printJSON("serve_stop", map[string]any{"stopped": true, "pid": v.Pid})
 	}
-	inv.say("controller of term %d has ended; deployments go on serving", v.Term)
+	inv.say("controller of term %d has ended; %s", v.Term, leftBehind(serving))
 	return nil
 }
 
@@ -48,17 +49,17 @@ func stopController(ctx context.Context, inv *invocation) error {
 const endingSlack = 40 * time.Second
 
 // awaitEnding waits for replicas of stopped deployments: without a controller nobody would see to their end. It gives up
-// when they should be gone and are not, since a node that does not answer may never be heard of again.
-func awaitEnding(ctx context.Context, inv *invocation, client apiv1.ControlServiceClient) error {
+// when they should be gone and are not, since a node that does not answer may never be heard of again. It returns the names of those that are not stopped.
+func awaitEnding(ctx context.Context, inv *invocation, client apiv1.ControlServiceClient) (serving []string, err error) {
 	begun, told := inv.now(), map[string]*progress{}
 	for {
 		st, err := client.Status(ctx, &apiv1.StatusRequest{})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		left, patience := ending(st)
 		if len(left) == 0 {
-			return nil
+			return notStopped(st), nil
 		}
 		for _, d := range left {
 			if told[d.Name] == nil {
@@ -68,14 +69,34 @@ func awaitEnding(ctx context.Context, inv *invocation, client apiv1.ControlServi
 			told[d.Name].show(d, st.At.AsTime())
 		}
 		if inv.now().Sub(begun) > patience {
-			return stillEnding(left, patience)
+			return nil, stillEnding(left, patience)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+func notStopped(st *apiv1.StatusResponse) (names []string) {
+	for _, d := range st.Deployments {
+		if d.State != "stopped" {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
+// leftBehind says what runs on without a controller.
+func leftBehind(serving []string) string {
+	switch len(serving) {
+	case 0:
+		return "nothing of it runs any more"
+	case 1:
+		return serving[0] + " goes on without it: nothing is replaced until the next `penstock serve`"
+	}
+	return strings.Join(serving, ", ") + " go on without it: nothing is replaced until the next `penstock serve`"
 }
 
 // ending gives the deployments that are stopping, and how long that takes where all goes well.

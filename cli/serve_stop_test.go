@@ -11,6 +11,34 @@ import (
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
 
+// TestServeStopSaysWhatGoesOn: only what is not stopped goes on.
+func TestServeStopSaysWhatGoesOn(t *testing.T) {
+	t.Parallel()
+	of := func(name, state string) *apiv1.DeploymentStatus {
+		return &apiv1.DeploymentStatus{Name: name, State: state}
+	}
+	for want, deployments := range map[string][]*apiv1.DeploymentStatus{
+		"of term 1 has ended; nothing of it runs any more": {of("a", "stopped")},
+		"has ended; b goes on without it":                  {of("a", "stopped"), of("b", "degraded")},
+		"has ended; a, b go on without it":                 {of("a", "ready"), of("b", "ready"), of("c", "stopped")},
+	} {
+		ended := false
+		f := &fakeControl{status: func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
+			return &apiv1.StatusResponse{At: at(0), Deployments: deployments}, nil
+		}}
+		f.shutdown = func() { ended = true }
+		f.answersVersion = func() *apiv1.VersionResponse {
+			if ended {
+				return nil
+			}
+			return &apiv1.VersionResponse{Hostname: "another", Term: 1}
+		}
+		if code, _, talk := newTerminal(t, f).run("serve", "--stop"); code != 0 || !strings.Contains(talk, want) {
+			t.Errorf("exit %d: %s, want %q", code, talk, want)
+		}
+	}
+}
+
 // A node that does not answer any more would keep a deployment stopping, and this command waiting, for ever.
 func TestServeStopDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()

@@ -220,7 +220,8 @@ type Local struct {
 	// Walltime ends each job after so long, as a cluster with a time limit does: for trying out what happens there. 0 = no
 	// limit.
 	Walltime Duration `yaml:"walltime,omitempty"`
-	// Nodes declares logical nodes when this machine should look like several. Empty: one node, named after the host.
+	// Nodes declares logical nodes when this machine should look like several; the deployment then runs on these alone.
+	// Empty: on any node there is, by default the one that is named after the host.
 	Nodes []LocalNode `yaml:"nodes,omitempty"`
 }
 

@@ -156,7 +156,7 @@ var rules = map[string]rule{
 
 	"local":              {doc: "For cluster: local."},
 	"local.walltime":     {doc: "Time limit of each job, as a cluster has one, for trying handover out. Default: none."},
-	"local.nodes":        {doc: "Logical nodes, when this machine should look like several. Default: one, named after the host. Nodes count for all deployments, stopped ones too; of two with one name that of the configuration counts, else that of the deployment first by name."},
+	"local.nodes":        {doc: "Logical nodes, when this machine should look like several. Default: one, named after the host. The deployment runs on these nodes alone. Deployments that are not stopped share nodes of the same name, and have to say the same number of cards; those that declare none run on any node."},
 	"local.nodes[]":      {doc: "A logical node."},
 	"local.nodes[].name": {doc: "Name of the node.", required: true, form: dnsLabel},
 	"local.nodes[].gpus": {doc: "Declared cards; real ones are used first where they are found.", max: most, byValue: "0"},

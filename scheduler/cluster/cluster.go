@@ -196,11 +196,13 @@ type Capacity struct {
 
 // Node is one machine, or one logical node of the local cluster.
 type Node struct {
-	Name   string
-	Up     bool
-	GPUs   []GPU
-	CPUs   int
-	Memory uint64 // bytes
+	Name string
+	Up   bool
+	// Leaving: it is there for what runs on it, and takes no launch any more.
+	Leaving bool
+	GPUs    []GPU
+	CPUs    int
+	Memory  uint64 // bytes
 }
 
 // GPU is one card as placement sees it.

@@ -12,7 +12,7 @@ import (
 // stopped is wanted again. changed is false when nothing is different from before. source is for messages.
 //
 // A scale override of a role survives as long as the file's own count for that role stays the same: who edits the count
-// means it, who edits something else does not.
+// means it, who edits something else does not. It does not survive a stop: who starts a file anew means the file.
 func (l *Ledger) Apply(d jobspecs.Deployment, source string) (rev int, changed bool, err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -110,6 +111,14 @@ func TestScale(t *testing.T) {
 	wanted("another revision with the same count", 4)
 	mustApply(t, l, deploymentFile("qwen", 3, "two"))
 	wanted("another revision with another count", 3)
+
+	for _, file := range []jobspecs.Deployment{deploymentFile("qwen", 3, "two"), deploymentFile("qwen", 3, "three")} {
+		if err := errors.Join(l.SetScale("qwen", jobspecs.Mixed, 1), l.SetStopped("qwen", true)); err != nil {
+			t.Fatal(err)
+		}
+		mustApply(t, l, file)
+		wanted("applied after a stop", 3)
+	}
 }
 
 func TestStopAndRemove(t *testing.T) {

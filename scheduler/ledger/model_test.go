@@ -177,6 +177,9 @@ func (x *machine) Apply(t *rapid.T) {
 		d.replicas[content(spec)] = replicas
 		d.current = len(d.revisions)
 	}
+	if d.stopped {
+		d.scale = -1
+	}
 	d.removed, d.stopped = false, false
 	if changed != want || rev != d.current {
 		t.Fatalf("revision %d, changed %v; want %d, %v", rev, changed, d.current, want)
@@ -217,6 +220,9 @@ func (x *machine) Scale(t *rapid.T) {
 func (x *machine) Stop(t *rapid.T) {
 	name, stopped := names.Draw(t, "name"), rapid.Bool().Draw(t, "stopped")
 	if d := x.there(t, name, x.l.SetStopped(name, stopped)); d != nil {
+		if d.stopped && !stopped {
+			d.scale = -1
+		}
 		d.stopped = stopped
 	}
 }

@@ -39,8 +39,11 @@ type deploymentRecord struct {
 	GPUTime    time.Duration `json:"gpu_time,omitempty"`
 }
 
-// revive begins a new lifetime.
+// revive begins a new lifetime. After a stop it begins with the file's own counts.
 func (r *deploymentRecord) revive(now time.Time) {
+	if r.Stopped {
+		r.Scale = nil
+	}
 	r.Stopped, r.Since, r.StopReason, r.GPUTime = false, now, "", 0
 }
 

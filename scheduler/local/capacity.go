@@ -16,64 +16,80 @@ import (
 // Capacity lists the logical nodes. Each of them has the whole machine's CPUs and memory, and its own GPUs: real ones
 // first, in the order of Options.GPUs, then declared ones named after the node.
 func (c *Cluster) Capacity(ctx context.Context) (cluster.Capacity, error) {
-	return c.CapacityWith(ctx, jobspecs.Deployment{})
+	return c.capacity(ctx, c.declared())
 }
 
-// CapacityWith is what Capacity will be once a deployment is applied, whose file may declare further nodes.
+// CapacityWith is what Capacity will be once a deployment is applied, whose file may declare other nodes.
 func (c *Cluster) CapacityWith(ctx context.Context, d jobspecs.Deployment) (cluster.Capacity, error) {
-	nodes, err := c.nodes(ctx, d.Local.Nodes)
+	return c.capacity(ctx, append(c.others(d.Name), Declaration{By: d.Name, Nodes: d.Local.Nodes}))
+}
+
+// Check refuses a node that somebody else declares with another number of cards: only one of the two can be had.
+func (c *Cluster) Check(_ context.Context, d jobspecs.Deployment) (errs jobspecs.Errors) {
+	for i, n := range d.Local.Nodes {
+		for _, other := range c.others(d.Name) {
+			k := slices.IndexFunc(other.Nodes, func(o jobspecs.LocalNode) bool { return o.Name == n.Name })
+			if k < 0 || other.Nodes[k].GPUs == n.GPUs {
+				continue
+			}
+			by, do := "deployment "+other.By, ", or stop that one first"
+			if other.By == "" {
+				by, do = "the configuration (local.nodes)", ""
+			}
+			errs = append(errs, jobspecs.Problem{
+				Path: fmt.Sprintf("local.nodes[%d].gpus", i),
+				What: fmt.Sprintf("%s says that node %s has %d GPUs, not %d", by, n.Name, other.Nodes[k].GPUs, n.GPUs),
+				Hint: "give the node another name, or the same number" + do,
+			})
+			break
+		}
+	}
+	return errs
+}
+
+func (c *Cluster) declared() []Declaration {
+	if c.o.Nodes == nil {
+		return nil
+	}
+	return c.o.Nodes()
+}
+
+// others are the declarations but for one deployment's.
+func (c *Cluster) others(deployment string) []Declaration {
+	return slices.DeleteFunc(slices.Clone(c.declared()), func(d Declaration) bool { return d.By == deployment })
+}
+
+func (c *Cluster) capacity(ctx context.Context, declared []Declaration) (cluster.Capacity, error) {
+	nodes, err := c.nodes(ctx, declared)
 	if err != nil {
 		return cluster.Capacity{}, fmt.Errorf("nodes of this machine: %w", err)
 	}
 	return cluster.Capacity{Places: true, Nodes: nodes, At: time.Now()}, nil
 }
 
-func (c *Cluster) nodes(ctx context.Context, more []jobspecs.LocalNode) ([]cluster.Node, error) {
+func (c *Cluster) nodes(ctx context.Context, declared []Declaration) ([]cluster.Node, error) {
 	if err := expired(ctx); err != nil {
 		return nil, err
 	}
-	var cards []cluster.GPU
+	l := layout{host: c.o.Hostname, declared: declared}
 	if c.o.GPUs != nil {
 		var err error
-		if cards, err = c.o.GPUs(ctx); err != nil {
+		if l.cards, err = c.o.GPUs(ctx); err != nil {
 			return nil, unknown(fmt.Errorf("list GPUs: %w", err))
 		}
 	}
-	var declared []jobspecs.LocalNode
-	if c.o.Nodes != nil {
-		declared = c.o.Nodes()
-	}
-	declared = Union(declared, more)
-	if len(declared) == 0 {
-		declared = []jobspecs.LocalNode{{Name: c.o.Hostname, GPUs: len(cards)}}
+	if c.o.Held != nil {
+		l.held = c.o.Held()
 	}
 	memory, err := machineMemory()
 	if err != nil {
 		return nil, unknown(err)
 	}
-	nodes := make([]cluster.Node, len(declared))
-	for i, d := range declared {
-		nodes[i] = cluster.Node{Name: d.Name, Up: true, CPUs: runtime.NumCPU(), Memory: memory}
-		for k := range d.GPUs {
-			card := cluster.GPU{ID: fmt.Sprintf("%s-gpu%d", d.Name, k)}
-			if len(cards) > 0 {
-				card, cards = cards[0], cards[1:]
-			}
-			nodes[i].GPUs = append(nodes[i].GPUs, card)
-		}
+	nodes := l.nodes()
+	for i := range nodes {
+		nodes[i].Up, nodes[i].CPUs, nodes[i].Memory = true, runtime.NumCPU(), memory
 	}
 	return nodes, nil
-}
-
-// Union joins two declarations of nodes; the first to name a node says how many GPUs it has.
-func Union(a, b []jobspecs.LocalNode) []jobspecs.LocalNode {
-	out := slices.Clone(a)
-	for _, n := range b {
-		if !slices.ContainsFunc(out, func(o jobspecs.LocalNode) bool { return o.Name == n.Name }) {
-			out = append(out, n)
-		}
-	}
-	return out
 }
 
 func machineMemory() (uint64, error) {

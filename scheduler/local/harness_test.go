@@ -63,7 +63,7 @@ func (m *machine) options() Options {
 	return Options{
 		Dir: filepath.Join(m.root, "local"), RuntimeDir: filepath.Join(m.root, "run"),
 		Environ: os.Environ(),
-		Nodes:   func() []jobspecs.LocalNode { return nodes },
+		Nodes:   func() []Declaration { return []Declaration{{Nodes: nodes}} },
 		GPUs: func(context.Context) ([]cluster.GPU, error) {
 			if err := m.nvml.Load(); err != nil {
 				return nil, *err

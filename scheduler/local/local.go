@@ -43,9 +43,13 @@ type Options struct {
 	// Environ is what jobs' environments are taken from, as os.Environ returns it; only what Environment lets pass.
 	Environ []string
 
-	// Nodes lists the logical nodes that deployments declare; nil or empty: one node, named Hostname.
-	Nodes func() []jobspecs.LocalNode
-	// Hostname names the only node where none is declared; default: the machine's.
+	// Nodes lists who declares logical nodes, the first word on a name counts: the configuration, then each deployment that
+	// is wanted, also where its file declares none. nil = nobody.
+	Nodes func() []Declaration
+	// Held lists what launches hold that have not ended, so that a card stays on its node, and a node that nobody declares
+	// any more is there as long as something runs on it. nil = nothing.
+	Held func() []cluster.Placement
+	// Hostname names the node that is the machine itself; default: the machine's name.
 	Hostname string
 	// GPUs lists the machine's cards; nil: it has none. Logical nodes get these first, then declared ones.
 	GPUs func(ctx context.Context) ([]cluster.GPU, error)

@@ -21,52 +21,6 @@ import (
 	"github.com/penstock/penstock/scheduler/cluster"
 )
 
-func TestCapacity(t *testing.T) {
-	t.Parallel()
-	real := []cluster.GPU{{ID: "GPU-1", Type: "H100", Memory: 80 << 30}, {ID: "GPU-2"}}
-	tests := []struct {
-		name  string
-		nodes []jobspecs.LocalNode
-		cards []cluster.GPU
-		want  map[string]string
-	}{
-		{"nothing", nil, nil, map[string]string{"host": ""}},
-		{"real cards", nil, real, map[string]string{"host": "GPU-1 GPU-2"}},
-		{"declared", []jobspecs.LocalNode{{Name: "a", GPUs: 2}, {Name: "b"}}, nil, map[string]string{"a": "a-gpu0 a-gpu1", "b": ""}},
-		{"real ones first", []jobspecs.LocalNode{{Name: "a", GPUs: 1}, {Name: "b", GPUs: 2}}, real, map[string]string{"a": "GPU-1", "b": "GPU-2 b-gpu1"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			m := &machine{t: t, root: t.TempDir(), cards: tt.cards}
-			o := m.options()
-			o.Hostname, o.Nodes = "host", func() []jobspecs.LocalNode { return tt.nodes }
-			c, err := New(o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			capacity, err := c.Capacity(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := map[string]string{}
-			for _, n := range capacity.Nodes {
-				var ids []string
-				for _, g := range n.GPUs {
-					ids = append(ids, g.ID)
-				}
-				got[n.Name] = strings.Join(ids, " ")
-				if n.CPUs == 0 || n.Memory == 0 {
-					t.Errorf("node %+v without CPUs or memory", n)
-				}
-			}
-			if d := cmp.Diff(tt.want, got); d != "" || !capacity.Places {
-				t.Errorf("places %v; %s", capacity.Places, d)
-			}
-		})
-	}
-}
-
 func TestPlacementsRefused(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

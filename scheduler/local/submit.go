@@ -28,7 +28,7 @@ func (c *Cluster) Submit(ctx context.Context, sub cluster.Submission) (string, e
 }
 
 func (c *Cluster) submit(ctx context.Context, sub cluster.Submission) (jobID, error) {
-	nodes, err := c.nodes(ctx, nil)
+	nodes, err := c.nodes(ctx, c.declared())
 	if err != nil {
 		return "", err
 	}

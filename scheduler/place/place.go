@@ -23,6 +23,8 @@ type Request struct {
 	Memory uint64              // bytes per node; 0 = any
 	// Spread names replicas that should rather not share a node, such as those of one role.
 	Spread string
+	// Among names the only nodes that will do; nil = any.
+	Among []string
 }
 
 // Use is what is taken on one node.
@@ -77,13 +79,15 @@ type card struct {
 	used  bool
 }
 
-// New works out what is left of a cluster. What is used on nodes that do not exist is ignored.
+// New works out what is left of a cluster. Nodes that are leaving are none any more; what is used on nodes that do not
+// exist is ignored.
 func New(c cluster.Capacity, used []Use) *Space {
-	s := &Space{
-		nodes: make([]node, len(c.Nodes)), byName: make(map[string]int, len(c.Nodes)),
-		members: map[string][]int{}, spread: make([]int32, len(c.Nodes)), replicas: make([]int32, len(c.Nodes)),
-	}
 	sorted := slices.SortedFunc(slices.Values(c.Nodes), func(a, b cluster.Node) int { return cmp.Compare(a.Name, b.Name) })
+	sorted = slices.DeleteFunc(sorted, func(n cluster.Node) bool { return n.Leaving })
+	s := &Space{
+		nodes: make([]node, len(sorted)), byName: make(map[string]int, len(sorted)),
+		members: map[string][]int{}, spread: make([]int32, len(sorted)), replicas: make([]int32, len(sorted)),
+	}
 	for i, n := range sorted {
 		s.nodes[i] = node{name: n.Name, up: n.Up, cpus: n.CPUs, memory: n.Memory, gpus: make([]card, len(n.GPUs))}
 		s.byName[n.Name] = i
@@ -159,7 +163,25 @@ func (s *Space) Place(r Request) ([]cluster.Placement, error) {
 			return s.grant(nodes, c, r), nil
 		}
 	}
+	if r.Among != nil {
+		return nil, s.within(r.Among).explain(r)
+	}
 	return nil, s.explain(r)
+}
+
+// within is the part of the space on some nodes, for looking at only.
+func (s *Space) within(names []string) *Space {
+	part := &Space{classes: s.classes, free: make([][]int32, len(s.classes))}
+	for i, n := range s.nodes {
+		if !slices.Contains(names, n.name) {
+			continue
+		}
+		part.nodes = append(part.nodes, n)
+		for c := range s.classes {
+			part.free[c] = append(part.free[c], s.free[c][i])
+		}
+	}
+	return part
 }
 
 // none is the class of a request without GPUs.
@@ -241,7 +263,7 @@ func (s *Space) rank(i, c int) uint64 {
 
 func (s *Space) fits(i int, r Request, c int) bool {
 	n := &s.nodes[i]
-	return n.up && (c == none || int(s.free[c][i]) >= r.GPUs.Count) && n.fitsCPUs(r) && n.fitsMemory(r)
+	return n.up && (r.Among == nil || slices.Contains(r.Among, n.name)) && (c == none || int(s.free[c][i]) >= r.GPUs.Count) && n.fitsCPUs(r) && n.fitsMemory(r)
 }
 
 func (n *node) fitsCPUs(r Request) bool {

@@ -60,7 +60,7 @@ type Cause string
 const (
 	NoAnswer  Cause = "no-answer"  // the cluster does not answer, or its capacity is unknown
 	NoRoom    Cause = "no-room"    // the replica fits nowhere now
-	NeverFits Cause = "never-fits" // nor would it on the empty cluster
+	NeverFits Cause = "never-fits" // nor would it, or all that are wanted together, on the empty cluster
 	BackOff   Cause = "back-off"   // after failures
 	Draining  Cause = "draining"   // older replicas have to go first
 	Rollout   Cause = "rollout"    // newer replicas have to be ready first

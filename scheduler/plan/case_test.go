@@ -163,6 +163,9 @@ func (l line) spec(name string) jobspecs.Deployment {
 	}
 	d.Serving.DrainTimeout = jobspecs.Duration(l.dur("drain"))
 	d.Slurm.Partition = l.set["partition"]
+	for n := range strings.FieldsFuncSeq(l.set["local"], func(r rune) bool { return r == ',' }) {
+		d.Local.Nodes = append(d.Local.Nodes, jobspecs.LocalNode{Name: n})
+	}
 	d.Lifetime = jobspecs.Lifetime{
 		KeepAlive: jobspecs.Duration(l.dur("keep-alive")), Until: l.set["until"], GPUHours: l.int("gpu-hours", 0), Idle: jobspecs.Duration(l.dur("idle")),
 	}

@@ -132,10 +132,10 @@ func (m *model) checkRole(t *rapid.T, d Deployment, kind jobspecs.RoleKind, r jo
 	}
 }
 
-// serves: a live launch that is not leaving serves, as far as the plan can know.
+// serves: a live launch that is not leaving serves, as far as the plan can know, be its submit's answer lost or not.
 func (m *model) serves(l cluster.Launch) bool {
 	g := m.agents[l.ID]
-	return g != nil && g.ready && l.Phase == cluster.Submitted && m.now.Sub(g.seen) <= 2*time.Minute
+	return g != nil && g.ready && (l.Phase == cluster.Intended || l.Phase == cluster.Submitted) && m.now.Sub(g.seen) <= 2*time.Minute
 }
 
 // heldGPUs says who may hold each GPU.

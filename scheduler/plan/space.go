@@ -38,6 +38,7 @@ func (p *planner) startRole(cs []candidate, spaces map[jobspecs.ClusterKind]*pla
 		return
 	}
 	request := requestOf(d, d.Spec, r.kind)
+	request.Among = d.among()
 	for i, cand := range cs {
 		var placed []cluster.Placement
 		if c.Capacity.Places {
@@ -76,6 +77,8 @@ func (p *planner) noRoom(d *deployment, r *role, n int, err error) {
 	cause, hint := NoRoom, ""
 	if no := (*place.NoFit)(nil); errors.As(err, &no) && no.Never {
 		cause, hint = NeverFits, fmt.Sprintf("; roles.%s.%s asks for it", r.kind, no.Field)
+	} else if why := p.tooMuch(d); why != "" {
+		cause, hint = NeverFits, "; and there will be none: "+why
 	} else if c := d.census(r); len(c.older) > 0 && unavailable(r.spec) == 0 {
 		hint = "; rollout.unavailable: 1 would let an older replica go first"
 	}
@@ -87,10 +90,34 @@ func (p *planner) noRoom(d *deployment, r *role, n int, err error) {
 	}
 }
 
+// tooMuch says why a deployment is more than its cluster has, even with every node up and nothing else running; empty = it
+// may not be.
+func (p *planner) tooMuch(d *deployment) string {
+	var wants []place.Want
+	for kind := range d.Spec.Roles {
+		request := requestOf(d, d.Spec, kind)
+		request.Among = d.among()
+		wants = append(wants, place.Want{Name: string(kind), Request: request, N: d.Wanted(kind)})
+	}
+	slices.SortFunc(wants, func(a, b place.Want) int { return cmp.Compare(a.Name, b.Name) })
+	return place.TooMuch(p.clusters[d.Spec.Cluster].Capacity, wants)
+}
+
 // requestOf is what one replica of a role needs.
 func requestOf(d *deployment, spec jobspecs.Deployment, kind jobspecs.RoleKind) place.Request {
 	r := spec.Roles[kind]
 	return place.Request{Nodes: nodes(r), GPUs: r.GPUs, CPUs: r.CPUs, Memory: uint64(r.Memory), Spread: d.Name + "/" + string(kind)}
+}
+
+// among names the only nodes for the replicas of a deployment whose file declares nodes of this machine; nil = any.
+func (d *deployment) among() (names []string) {
+	if d.Spec.Cluster != jobspecs.LocalCluster {
+		return nil
+	}
+	for _, n := range d.Spec.Local.Nodes {
+		names = append(names, n.Name)
+	}
+	return names
 }
 
 // used lists what is taken on a cluster: by live launches, and by launches that are over but have a job that may live on.

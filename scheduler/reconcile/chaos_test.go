@@ -176,7 +176,7 @@ func TestMetricsAreNamed(t *testing.T) {
 		var names []string
 		for _, f := range families {
 			names = append(names, strings.TrimPrefix(f.GetName(), "penstock_reconcile_"))
-			if f.GetName() == "penstock_reconcile_waits" && f.GetMetric()[0].GetLabel()[0].GetValue() != "no-room" {
+			if f.GetName() == "penstock_reconcile_waits" && f.GetMetric()[0].GetLabel()[0].GetValue() != "never-fits" {
 				t.Errorf("waits: %v", f)
 			}
 		}

@@ -179,6 +179,9 @@ func applied(deployments []plan.Deployment, spec jobspecs.Deployment) (out []pla
 		}
 		if d.Damaged == "" && jobspecs.Hash(d.Spec) == jobspecs.Hash(spec) {
 			next = d
+			if d.Stopped {
+				next.Scale = nil
+			}
 			next.Stopped, next.Since = false, time.Time{} // a new lifetime begins
 			continue
 		}
@@ -186,8 +189,8 @@ func applied(deployments []plan.Deployment, spec jobspecs.Deployment) (out []pla
 		next.Revisions[d.Revision] = d.Spec
 		next.Revision, next.Previous = d.Revision+1, d.Revision
 		next.Scale = map[jobspecs.RoleKind]int{}
-		for role, n := range d.Scale { // as the ledger does: an override lives until the file's own count changes
-			if was, is := d.Spec.Roles[role], spec.Roles[role]; was.Replicas == is.Replicas {
+		for role, n := range d.Scale { // as the ledger does: an override lives until the file's own count changes, or a stop
+			if was, is := d.Spec.Roles[role], spec.Roles[role]; was.Replicas == is.Replicas && !d.Stopped {
 				next.Scale[role] = n
 			}
 		}

@@ -94,6 +94,7 @@ func (c controlAPI) Apply(ctx context.Context, req *apiv1.ApplyRequest) (*apiv1.
 		return nil, err
 	}
 	actions, _ := c.s.o.Loop.DryRun(ctx, &d)
+	notes := c.s.countNotes(d)
 	rev, changed, err := c.s.o.Ledger.Apply(d, req.Source)
 	if err != nil {
 		return nil, answer(err)
@@ -102,7 +103,26 @@ func (c controlAPI) Apply(ctx context.Context, req *apiv1.ApplyRequest) (*apiv1.
 	if changed {
 		c.s.note("applied", d.Name, "", fmt.Sprintf("revision %d from %s is current", rev, orReason(req.Source, "standard input")))
 	}
-	return &apiv1.ApplyResponse{Deployment: d.Name, Revision: uint32(rev), Changed: changed, Actions: wireActions(actions, d.Name)}, nil
+	return &apiv1.ApplyResponse{Deployment: d.Name, Revision: uint32(rev), Changed: changed, Actions: wireActions(actions, d.Name), Notes: notes}, nil
+}
+
+// countNotes says, before a file is applied, which of its counts do not hold because of `penstock scale`, or hold again.
+func (s *Server) countNotes(d jobspecs.Deployment) (notes []string) {
+	old, _ := s.o.Ledger.Deployment(d.Name)
+	for _, kind := range jobspecs.RoleKinds {
+		n, scaled := old.Scale[kind]
+		role, exists := d.Roles[kind]
+		if !scaled || !exists || n == role.Replicas {
+			continue
+		}
+		switch {
+		case old.Stopped:
+			notes = append(notes, fmt.Sprintf("%s of %s: %s, as the file says; the %d of `penstock scale` ended when it was stopped", kind, d.Name, countOf(role.Replicas, "replica", "replicas"), n))
+		case old.Damaged == "" && old.Spec.Roles[kind].Replicas == role.Replicas:
+			notes = append(notes, fmt.Sprintf("%s of %s: %s by `penstock scale`; the file says %d", kind, d.Name, countOf(n, "replica", "replicas"), role.Replicas))
+		}
+	}
+	return notes
 }
 
 // Plan answers what Apply would do, or what is to be done now, and does nothing.
@@ -125,6 +145,7 @@ func (c controlAPI) Plan(ctx context.Context, req *apiv1.PlanRequest) (*apiv1.Pl
 		for _, note := range engine.Advice(parsed) {
 			resp.Warnings = append(resp.Warnings, note.Error())
 		}
+		resp.Warnings = append(resp.Warnings, c.s.countNotes(parsed)...)
 		resp.Revision, resp.Changed = c.s.nextRevision(parsed)
 	}
 	actions, err := c.s.o.Loop.DryRun(ctx, d)
@@ -156,7 +177,7 @@ func wireActions(actions []plan.Action, deployment string) (out []*apiv1.Action)
 func wireAction(a plan.Action) *apiv1.Action {
 	w := &apiv1.Action{
 		Verb: string(a.Verb), Deployment: a.Deployment, Role: string(a.Role), Replica: uint32(max(0, a.Index)), Launch: string(a.Launch),
-		Reason: a.Reason, Revision: uint32(a.Revision),
+		Reason: a.Reason, Revision: uint32(a.Revision), Cause: string(a.Cause),
 	}
 	if a.New != nil {
 		for _, p := range a.New.Placement {

@@ -17,6 +17,7 @@ import (
 var (
 	errNotFound = errors.New("not found")
 	errInvalid  = errors.New("invalid request")
+	errNotNow   = errors.New("not possible now")
 )
 
 type callerKey struct{}
@@ -83,6 +84,8 @@ func answer(err error) error {
 		return connect.NewError(connect.CodeNotFound, without(err, errNotFound))
 	case errors.Is(err, errInvalid), errors.Is(err, ledger.ErrInvalid):
 		return connect.NewError(connect.CodeInvalidArgument, without(err, errInvalid))
+	case errors.Is(err, errNotNow):
+		return connect.NewError(connect.CodeFailedPrecondition, without(err, errNotNow))
 	case errors.Is(err, ledger.ErrDamaged):
 		return connect.NewError(connect.CodeFailedPrecondition, err)
 	case errors.Is(err, cluster.ErrUnknown), errors.Is(err, ledger.ErrTermLost), errors.Is(err, ledger.ErrNoTerm), errors.As(err, &held):

@@ -106,6 +106,7 @@ func TestAnswers(t *testing.T) {
 		want connect.Code
 	}{
 		{errNotFound, connect.CodeNotFound},
+		{errNotNow, connect.CodeFailedPrecondition},
 		{ledger.ErrNotFound, connect.CodeNotFound},
 		{errInvalid, connect.CodeInvalidArgument},
 		{ledger.ErrInvalid, connect.CodeInvalidArgument},

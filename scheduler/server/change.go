@@ -12,7 +12,7 @@ import (
 	"github.com/penstock/penstock/scheduler/ledger"
 )
 
-// Scale overrides counts until a file changes them: all of them or, where one is not possible, none.
+// Scale overrides counts until a file changes them or the deployment is stopped: all of them or, where one is not possible, none.
 func (c controlAPI) Scale(ctx context.Context, req *apiv1.ScaleRequest) (*apiv1.ScaleResponse, error) {
 	d, err := c.s.deployment(req.Deployment)
 	if err == nil {
@@ -42,6 +42,9 @@ func (c controlAPI) Scale(ctx context.Context, req *apiv1.ScaleRequest) (*apiv1.
 func checkScale(d ledger.Deployment, roles map[string]uint32) error {
 	if d.Damaged != "" {
 		return fmt.Errorf("scale deployment %s: %w: %s; apply its file again", d.Name, ledger.ErrDamaged, d.Damaged)
+	}
+	if d.Stopped {
+		return fmt.Errorf("%s is stopped; `penstock run FILE` starts it, with the counts of the file: %w", d.Name, errNotNow)
 	}
 	for name, n := range roles {
 		switch role, ok := d.Spec.Roles[jobspecs.RoleKind(name)]; {

@@ -180,7 +180,7 @@ func TestNames(t *testing.T) {
 		if code := connect.CodeOf(f("qwen")); code != connect.CodeInvalidArgument {
 			t.Errorf("%s of two: %s", name, code)
 		}
-		if err := f("lla"); err != nil {
+		if err := f("lla"); err != nil && connect.CodeOf(err) != connect.CodeFailedPrecondition { // it may have been stopped by then
 			t.Errorf("%s by a beginning: %v", name, err)
 		}
 	}
@@ -230,6 +230,29 @@ func TestScale(t *testing.T) {
 	before := len(w.ledger.Events(0))
 	if err := scale(map[string]uint32{"decode": 3}); err != nil || len(w.ledger.Events(0)) != before {
 		t.Errorf("the same again: %v, %d events more", err, len(w.ledger.Events(0))-before)
+	}
+
+	notes := func() string {
+		t.Helper()
+		resp, err := w.control.Plan(t.Context(), &apiv1.PlanRequest{Yaml: text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(resp.Warnings, "\n")
+	}
+	if got, want := notes(), "prefill of demo: 2 replicas by `penstock scale`; the file says 1\ndecode of demo: 3 replicas by `penstock scale`; the file says 1"; got != want {
+		t.Errorf("planned again: %q, want %q", got, want)
+	}
+	if err := w.ledger.SetStopped("demo", true); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, scale(map[string]uint32{"prefill": 3}), connect.CodeFailedPrecondition)
+	if got, want := notes(), "prefill of demo: 1 replica, as the file says; the 2 of `penstock scale` ended when it was stopped"; !strings.Contains(got, want) {
+		t.Errorf("planned after a stop: %q, want %q", got, want)
+	}
+	resp, err := w.control.Apply(t.Context(), &apiv1.ApplyRequest{Yaml: text})
+	if err != nil || len(resp.Notes) != 2 || counts() != "1 1" {
+		t.Errorf("after a stop and a start %s are wanted; %q, %v", counts(), resp.GetNotes(), err)
 	}
 }
 

@@ -71,7 +71,10 @@ func nodeStatus(kind jobspecs.ClusterKind, n cluster.Node, launches []cluster.La
 	st := &apiv1.NodeStatus{
 		Name: n.Name, Cluster: string(kind), State: "down", GpusDeclared: uint32(len(n.GPUs)), Cpus: uint32(n.CPUs), Memory: n.Memory,
 	}
-	if n.Up {
+	switch {
+	case n.Leaving:
+		st.State = "leaving"
+	case n.Up:
 		st.State = "up"
 	}
 	seen := map[string]bool{}

@@ -41,6 +41,7 @@ func (in statusInput) deployment(d ledger.Deployment) *apiv1.DeploymentStatus {
 		}
 	}
 	st.State, st.Reason = in.summary(d, st)
+	st.Impossible = in.impossible(d)
 	return st
 }
 
@@ -166,6 +167,16 @@ func (in statusInput) outdated(d ledger.Deployment) bool {
 func (in statusInput) gapOf(name string) string {
 	for _, a := range in.waits {
 		if a.Deployment == name && a.Verb == plan.Wait && a.Cause == plan.Gap {
+			return a.Reason
+		}
+	}
+	return ""
+}
+
+// impossible is the planner's word that a replica of the current revision fits nowhere, now or later.
+func (in statusInput) impossible(d ledger.Deployment) string {
+	for _, a := range in.waits {
+		if a.Deployment == d.Name && a.Cause == plan.NeverFits && a.Revision == d.Revision && !d.Stopped {
 			return a.Reason
 		}
 	}

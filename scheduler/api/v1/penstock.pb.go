@@ -3923,6 +3923,7 @@ type ApplyResponse struct {
 	Revision      uint32                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	Changed       bool                   `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"` // false: the same content is already current
 	Actions       []*Action              `protobuf:"bytes,4,rep,name=actions,proto3" json:"actions,omitempty"`
+	Notes         []string               `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"` // counts that are not what the file says, or are again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3981,6 +3982,13 @@ func (x *ApplyResponse) GetChanged() bool {
 func (x *ApplyResponse) GetActions() []*Action {
 	if x != nil {
 		return x.Actions
+	}
+	return nil
+}
+
+func (x *ApplyResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
 	}
 	return nil
 }
@@ -4124,6 +4132,7 @@ type Action struct {
 	Nodes         []string               `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Gpus          uint32                 `protobuf:"varint,8,opt,name=gpus,proto3" json:"gpus,omitempty"` // per node
 	Revision      uint32                 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
+	Cause         string                 `protobuf:"bytes,10,opt,name=cause,proto3" json:"cause,omitempty"` // of a wait, for programs: no-room, never-fits, back-off, ...
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4219,6 +4228,13 @@ func (x *Action) GetRevision() uint32 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Action) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
 }
 
 type StatusRequest struct {
@@ -4414,6 +4430,7 @@ type DeploymentStatus struct {
 	Replicas       []*ReplicaStatus       `protobuf:"bytes,9,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	RolledBackFrom uint32                 `protobuf:"varint,10,opt,name=rolled_back_from,json=rolledBackFrom,proto3" json:"rolled_back_from,omitempty"` // revision that failed, if a roll-back happened
 	DrainTimeout   *durationpb.Duration   `protobuf:"bytes,11,opt,name=drain_timeout,json=drainTimeout,proto3" json:"drain_timeout,omitempty"`          // what its replicas have to finish their streams
+	Impossible     string                 `protobuf:"bytes,12,opt,name=impossible,proto3" json:"impossible,omitempty"`                                  // why a replica can never be placed on what the cluster has; empty = none such
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -4523,6 +4540,13 @@ func (x *DeploymentStatus) GetDrainTimeout() *durationpb.Duration {
 		return x.DrainTimeout
 	}
 	return nil
+}
+
+func (x *DeploymentStatus) GetImpossible() string {
+	if x != nil {
+		return x.Impossible
+	}
+	return ""
 }
 
 type RoleStatus struct {
@@ -5078,7 +5102,7 @@ type NodeStatus struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Cluster        string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	State          string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // up, down, unknown
+	State          string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // up, down, leaving (it is there for what still runs on it), unknown
 	Gpus           []*GPU                 `protobuf:"bytes,4,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	GpusDeclared   uint32                 `protobuf:"varint,5,opt,name=gpus_declared,json=gpusDeclared,proto3" json:"gpus_declared,omitempty"`
 	GpusUsed       uint32                 `protobuf:"varint,6,opt,name=gpus_used,json=gpusUsed,proto3" json:"gpus_used,omitempty"`
@@ -7391,14 +7415,15 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x10ShutdownResponse\":\n" +
 	"\fApplyRequest\x12\x12\n" +
 	"\x04yaml\x18\x01 \x01(\tR\x04yaml\x12\x16\n" +
-	"\x06source\x18\x02 \x01(\tR\x06source\"\x94\x01\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\"\xaa\x01\n" +
 	"\rApplyResponse\x12\x1e\n" +
 	"\n" +
 	"deployment\x18\x01 \x01(\tR\n" +
 	"deployment\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\rR\brevision\x12\x18\n" +
 	"\achanged\x18\x03 \x01(\bR\achanged\x12-\n" +
-	"\aactions\x18\x04 \x03(\v2\x13.penstock.v1.ActionR\aactions\"9\n" +
+	"\aactions\x18\x04 \x03(\v2\x13.penstock.v1.ActionR\aactions\x12\x14\n" +
+	"\x05notes\x18\x05 \x03(\tR\x05notes\"9\n" +
 	"\vPlanRequest\x12\x12\n" +
 	"\x04yaml\x18\x01 \x01(\tR\x04yaml\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\"\xaf\x01\n" +
@@ -7409,7 +7434,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\rR\brevision\x12\x18\n" +
 	"\achanged\x18\x03 \x01(\bR\achanged\x12-\n" +
 	"\aactions\x18\x04 \x03(\v2\x13.penstock.v1.ActionR\aactions\x12\x1a\n" +
-	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xe0\x01\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xf6\x01\n" +
 	"\x06Action\x12\x12\n" +
 	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\x1e\n" +
 	"\n" +
@@ -7421,7 +7446,9 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05nodes\x18\a \x03(\tR\x05nodes\x12\x12\n" +
 	"\x04gpus\x18\b \x01(\rR\x04gpus\x12\x1a\n" +
-	"\brevision\x18\t \x01(\rR\brevision\"/\n" +
+	"\brevision\x18\t \x01(\rR\brevision\x12\x14\n" +
+	"\x05cause\x18\n" +
+	" \x01(\tR\x05cause\"/\n" +
 	"\rStatusRequest\x12\x1e\n" +
 	"\n" +
 	"deployment\x18\x01 \x01(\tR\n" +
@@ -7435,7 +7462,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\rGatewayStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x123\n" +
-	"\aseen_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\"\x89\x03\n" +
+	"\aseen_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\"\xa9\x03\n" +
 	"\x10DeploymentStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +
@@ -7448,7 +7475,10 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\breplicas\x18\t \x03(\v2\x1a.penstock.v1.ReplicaStatusR\breplicas\x12(\n" +
 	"\x10rolled_back_from\x18\n" +
 	" \x01(\rR\x0erolledBackFrom\x12>\n" +
-	"\rdrain_timeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\fdrainTimeout\"\xb8\x01\n" +
+	"\rdrain_timeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\fdrainTimeout\x12\x1e\n" +
+	"\n" +
+	"impossible\x18\f \x01(\tR\n" +
+	"impossible\"\xb8\x01\n" +
 	"\n" +
 	"RoleStatus\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x16\n" +
