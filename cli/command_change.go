@@ -66,7 +66,7 @@ func runScale(ctx context.Context, inv *invocation, control apiv1.ControlService
 		inv.say("%s", actionText(a))
 	}
 	if len(resp.Actions) == 0 {
-		inv.say("%s has these counts already", resp.Deployment)
+		inv.say("nothing has to change at %s for that", resp.Deployment)
 	} else {
 		inv.say("watch it with: penstock wait %s", resp.Deployment)
 	}
@@ -119,12 +119,12 @@ func runDrain(ctx context.Context, inv *invocation, control apiv1.ControlService
 	for _, l := range resp.Launches {
 		fmt.Fprintln(inv.Out, l)
 	}
-	within := "their deployment's drainTimeout"
+	within := "the time that their file gives (serving.drainTimeout)"
 	if o.deadline > 0 {
 		within = o.deadline.String()
 	}
-	inv.say("%s no new requests; streams may finish within %s, then others take their place", takes(len(resp.Launches)), within)
-	inv.say("watch it with: penstock events -f %s", o.deployment)
+	inv.say("%s no new requests; what streams may finish within %s. Replacements start as far as they are wanted", takes(len(resp.Launches)), within)
+	inv.say("watch it with: %s", strings.TrimSpace("penstock events -f "+o.deployment))
 	return nil
 }
 

@@ -88,7 +88,9 @@ func runRun(ctx context.Context, inv *invocation, control apiv1.ControlServiceCl
 	}
 	waits, never := "", ""
 	for _, a := range resp.Actions {
-		inv.say("%s", actionText(a))
+		if a.Cause != neverFits || o.detach {
+			inv.say("%s", actionText(a))
+		}
 		if a.Verb == "wait" && a.Launch == "" {
 			waits = a.Reason
 		}

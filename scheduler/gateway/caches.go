@@ -147,9 +147,6 @@ func (g *Gateway) compare(q *request, u usage) {
 		return
 	}
 	last := q.attempts[len(q.attempts)-1]
-	if n := len(q.attempts); n > 1 && last.Tokens == 1 { // a prefill half stands behind its decode half, which answered
-		last = q.attempts[n-2]
-	}
 	g.metrics.expected.WithLabelValues(q.model.Name).Add(float64(last.ExpectedCached))
 }
 

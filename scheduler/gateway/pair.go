@@ -107,6 +107,8 @@ func (a *attempt) comes(q *request, c choice) {
 func (g *Gateway) prefill(ctx context.Context, q *request, c choice, call upstream.Call, body rawjson.Object, byAgents bool) (answer []byte, failure string) {
 	m := c.m
 	a := g.attempt(q, c, true)
+	n := len(q.attempts) // it comes before that of decode, which has been chosen and waits for it
+	q.attempts[n-2], q.attempts[n-1] = q.attempts[n-1], q.attempts[n-2]
 	defer func() { a.close(failure) }()
 
 	edits := []rawjson.Edit{

@@ -60,7 +60,7 @@ func TestPrefillThenDecode(t *testing.T) {
 		t.Errorf("decode got %s", got)
 	}
 	rec := g.lastRecord()
-	if len(rec.Attempts) != 2 || rec.Attempts[0].Replica != "d/decode/1" || rec.Attempts[1].Replica != "d/prefill/0" || rec.Attempts[1].Tokens != 1 {
+	if len(rec.Attempts) != 2 || rec.Attempts[0].Replica != "d/prefill/0" || rec.Attempts[0].Tokens != 1 || rec.Attempts[1].Replica != "d/decode/1" {
 		t.Errorf("record: %v", rec)
 	}
 	if n := g.member(0).inflight.Load(); n != 0 {

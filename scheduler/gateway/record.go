@@ -78,23 +78,26 @@ func (q *recordQueue) put(rec *apiv1.RequestRecord) {
 
 const (
 	recordBatch   = 256
-	recordEvery   = 500 * time.Millisecond
+	recordEvery   = 100 * time.Millisecond // between two deliveries, so that a busy gateway's are large
+	recordAgain   = 500 * time.Millisecond // after one that failed
 	recordTimeout = 10 * time.Second
 )
 
-// runRecords hands records over in batches. A batch that fails is tried again until ctx ends; at the end what is left is
+// runRecords hands records over: at once after a pause, so that `penstock why` knows of a request when its client has the
+// answer, and in batches where there are many. A batch that fails is tried again until ctx ends; at the end what is left is
 // tried once more.
 func (g *Gateway) runRecords(ctx context.Context) {
-	tick := time.NewTicker(recordEvery)
-	defer tick.Stop()
 	var batch []*apiv1.RequestRecord
 	failed := false
 	for {
-		select {
-		case <-ctx.Done():
-			g.lastRecords(ctx, batch)
-			return
-		case <-tick.C:
+		if len(batch) == 0 {
+			select {
+			case <-ctx.Done():
+				g.lastRecords(ctx, batch)
+				return
+			case rec := <-g.records.records:
+				batch = append(batch, rec)
+			}
 		}
 		for batch = g.records.drain(batch); len(batch) > 0; batch = g.records.drain(batch[:0]) {
 			err := g.deliver(ctx, batch)
@@ -104,6 +107,16 @@ func (g *Gateway) runRecords(ctx context.Context) {
 			if failed = err != nil; failed {
 				break
 			}
+		}
+		pause := recordEvery
+		if failed {
+			pause = recordAgain
+		}
+		select {
+		case <-ctx.Done():
+			g.lastRecords(ctx, batch)
+			return
+		case <-time.After(pause):
 		}
 	}
 }

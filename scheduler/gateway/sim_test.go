@@ -166,7 +166,7 @@ func TestPairOnTheSimulatedEngine(t *testing.T) {
 			t.Fatalf("got %q, want %q", a.text, sim.Text(tokens))
 		}
 		rec := g.lastRecord()
-		if len(rec.Attempts) != 2 || rec.Attempts[1].Replica != "d/prefill/1" || rec.Attempts[1].End != "" || rec.Attempts[1].Tokens != 1 {
+		if len(rec.Attempts) != 2 || rec.Attempts[0].Replica != "d/prefill/1" || rec.Attempts[0].End != "" || rec.Attempts[0].Tokens != 1 {
 			t.Fatalf("record: %v", rec)
 		}
 		if rec.CachedTokens == 0 {

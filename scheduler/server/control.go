@@ -79,8 +79,8 @@ func (c controlAPI) RevokeKey(_ context.Context, req *apiv1.RevokeKeyRequest) (*
 }
 
 // Why explains a finished request.
-func (c controlAPI) Why(_ context.Context, req *apiv1.WhyRequest) (*apiv1.WhyResponse, error) {
-	rec, err := c.s.records.find(req.Id)
+func (c controlAPI) Why(ctx context.Context, req *apiv1.WhyRequest) (*apiv1.WhyResponse, error) {
+	rec, err := c.s.records.await(ctx, req.Id)
 	if err != nil {
 		return nil, answer(err)
 	}

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -14,7 +16,8 @@ const keptRecords = 10_000
 
 // records keeps the last finished requests in memory and has each one's usage written down, once. Safe for concurrent use.
 type records struct {
-	mu    sync.Mutex
+	mu      sync.Mutex
+	arrived chan struct{} // closed when more come
 	byID  map[string]*apiv1.RequestRecord
 	order []string // ring, oldest at next
 	next  int
@@ -28,7 +31,7 @@ type records struct {
 
 func newRecords(dir string) *records {
 	usage := newUsageFiles(dir)
-	return &records{byID: map[string]*apiv1.RequestRecord{}, asked: map[string]time.Time{}, usage: usage, written: usage.recent(keptRecords)}
+	return &records{arrived: make(chan struct{}), byID: map[string]*apiv1.RequestRecord{}, asked: map[string]time.Time{}, usage: usage, written: usage.recent(keptRecords)}
 }
 
 // add takes a gateway's records. A record that came before is dropped, since gateways deliver at least once. An error means
@@ -49,6 +52,8 @@ func (r *records) add(recs []*apiv1.RequestRecord) error {
 			r.asked[rec.Model] = at
 		}
 	}
+	close(r.arrived)
+	r.arrived = make(chan struct{})
 	r.unwritten, r.cause = r.usage.append(r.unwritten)
 	return r.cause
 }
@@ -87,6 +92,36 @@ func usageOf(rec *apiv1.RequestRecord) *apiv1.RequestRecord {
 		Id: rec.Id, At: rec.At, Gateway: rec.Gateway, Model: rec.Model, KeyId: rec.KeyId, Tenant: rec.Tenant, Path: rec.Path,
 		Status: rec.Status, Outcome: rec.Outcome, PromptTokens: rec.PromptTokens, CachedTokens: rec.CachedTokens,
 		CompletionTokens: rec.CompletionTokens, UsageCounted: rec.UsageCounted, Ttft: rec.Ttft, Total: rec.Total,
+	}
+}
+
+const (
+	// arrival is how long an unknown request is waited for: its gateway may have it and be about to hand it over.
+	arrival = 2 * time.Second
+	// settling is how long gateways have to hand over what they have just answered, where the latest is asked for.
+	settling = 300 * time.Millisecond
+)
+
+// await is find for somebody who may have the answer before we have its record.
+func (r *records) await(ctx context.Context, id string) (*apiv1.RequestRecord, error) {
+	patience := arrival
+	if id == "" {
+		patience = settling
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		r.mu.Lock()
+		arrived := r.arrived
+		r.mu.Unlock()
+		rec, err := r.find(id)
+		if ctx.Err() != nil || id != "" && !errors.Is(err, errNotFound) {
+			return rec, err
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+		}
 	}
 }
 

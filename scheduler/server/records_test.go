@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -140,4 +141,36 @@ func TestUsageAfterAPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	once(t, dir, 12)
+}
+
+// TestAwaitRecord: a request is explained as soon as its gateway has told of it, and one that nobody tells of is not waited
+// for long.
+func TestAwaitRecord(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecords(dir)
+		begun := time.Now()
+		if _, err := r.await(t.Context(), "req-1"); !errors.Is(err, errNotFound) || time.Since(begun) != arrival {
+			t.Errorf("nobody tells of it: %v after %s", err, time.Since(begun))
+		}
+		later := func(d time.Duration, from, to int) {
+			go func() {
+				time.Sleep(d)
+				if err := r.add(finished(from, to, yesterday)); err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+		later(time.Second, 0, 1)
+		later(time.Second+time.Millisecond, 1, 2)
+		begun = time.Now()
+		if rec, err := r.await(t.Context(), "req-1"); err != nil || rec.Id != "req-1" || time.Since(begun) != time.Second+time.Millisecond {
+			t.Errorf("told of later: %v, %v after %s", rec, err, time.Since(begun))
+		}
+		later(settling/2, 2, 3)
+		if rec, err := r.await(t.Context(), ""); err != nil || rec.Id != "req-2" {
+			t.Errorf("the latest: %v, %v", rec, err)
+		}
+	})
 }

@@ -43,7 +43,7 @@ func TestSignals(t *testing.T) {
 	defer cancel()
 	for name, text := range map[string]string{
 		"demo.yaml": demo,
-		"wide.yaml": strings.NewReplacer("replicas: 1", "replicas: 2").Replace(demo), // its second replica has no room
+		"wide.yaml": strings.ReplaceAll(demo, "name: demo", "name: wide"), // has no room beside demo
 	} {
 		if _, err := in.Write(name, text); err != nil {
 			t.Fatal(err)
@@ -69,7 +69,7 @@ func TestSignals(t *testing.T) {
 		{"events -f", "ready", syscall.SIGINT, ""},
 		{"events -f", "ready", syscall.SIGTERM, ""},
 		{"run wide.yaml", "no room", syscall.SIGINT, "the deployment goes on"},
-		{"wait demo", "no room", syscall.SIGTERM, "the deployment goes on"},
+		{"wait wide", "no room", syscall.SIGTERM, "the deployment goes on"},
 	} {
 		code, text := interrupt(ctx, t, in, c.signal, c.awaits, strings.Fields(c.args)...)
 		if code != 130 || !strings.Contains(text, c.says) {
@@ -79,9 +79,8 @@ func TestSignals(t *testing.T) {
 			t.Errorf("after %s another engine runs: %d, before %d", c.args, now, before)
 		}
 	}
-	in.MustRun(ctx, t, "scale", "demo", "mixed=1")
 	in.MustRun(ctx, t, "wait", "demo", "--timeout", "60s")
-	in.MustRun(ctx, t, "stop", "demo", "--wait", "--timeout", "60s")
+	in.MustRun(ctx, t, "stop", "--all", "--wait", "--timeout", "60s")
 	if code, text := interrupt(ctx, t, in, syscall.SIGINT, "controller serves", "serve", "--state-dir", in.Dir+"/other"); code != 0 {
 		t.Errorf("serve ends on ctrl-c with %d: %s", code, text)
 	}
