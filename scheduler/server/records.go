@@ -18,10 +18,10 @@ const keptRecords = 10_000
 type records struct {
 	mu      sync.Mutex
 	arrived chan struct{} // closed when more come
-	byID  map[string]*apiv1.RequestRecord
-	order []string // ring, oldest at next
-	next  int
-	asked map[string]time.Time // by model: when the last request for it was over
+	byID    map[string]*apiv1.RequestRecord
+	order   []string // ring, oldest at next
+	next    int
+	asked   map[string]time.Time // by model: when the last request for it was over
 
 	usage     usageFiles
 	written   map[string]bool // by controllers before this one, as far as it matters
