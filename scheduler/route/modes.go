@@ -17,6 +17,8 @@ func (a *ask) priceOther(candidates []Candidate, costs []float64) (limit float64
 		case LeastLoaded:
 			_, open := a.load(c, a.tells(c))
 			costs[i] = float64(open)
+		case LeastTokens:
+			costs[i] = float64(max(0, c.OpenTokens))
 		case DynamoCost:
 			costs[i] = a.dynamo(c)
 		default:

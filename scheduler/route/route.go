@@ -24,6 +24,7 @@ const (
 	RoundRobin  Mode = "round-robin"  // by Request.Turn, over the candidates in the order given
 	Random      Mode = "random"       // by the request's ID
 	LeastLoaded Mode = "least-loaded" // fewest open requests
+	LeastTokens Mode = "least-tokens" // fewest tokens of open requests, prompts and answers: least-loaded, tuned
 	DynamoCost  Mode = "dynamo"       // the published cost function of NVIDIA Dynamo's router, in blocks, with its defaults
 )
 
@@ -32,10 +33,10 @@ func ParseMode(s string) (Mode, error) {
 	switch m := Mode(s); m {
 	case "cost", "kv":
 		return ByCost, nil
-	case ByCost, RoundRobin, Random, LeastLoaded, DynamoCost:
+	case ByCost, RoundRobin, Random, LeastLoaded, LeastTokens, DynamoCost:
 		return m, nil
 	}
-	return "", fmt.Errorf("routing mode %q: must be kv, round-robin, random, least-loaded or dynamo", s)
+	return "", fmt.Errorf("routing mode %q: must be kv, round-robin, random, least-loaded, least-tokens or dynamo", s)
 }
 
 // The tiers of Candidate.Cached, fastest first, as in kvstore/index.

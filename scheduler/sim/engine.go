@@ -30,6 +30,13 @@ type engine struct {
 	batch    []chunk
 	decodes  int // of the step under way
 
+	// full is the first waiting sequence that found too few pages, and the state of the pool then: as long as that is the same,
+	// looking again is no use.
+	full struct {
+		s                 *sequence
+		unused, published int
+	}
+
 	lastCommit time.Duration
 	preempted  int
 }
@@ -138,10 +145,15 @@ func (e *engine) schedule() bool {
 	}
 	for before == e.preempted && budget > 0 && e.waiting.len() > 0 && e.active < e.model.MaxSeqs {
 		s := e.waiting.first()
-		n, ok := e.admit(s, budget)
-		if !ok {
+		if e.full.s == s && e.full.unused == e.pool.unused && e.full.published == e.pool.published {
 			break
 		}
+		n, ok := e.admit(s, budget)
+		if !ok {
+			e.full.s, e.full.unused, e.full.published = s, e.pool.unused, e.pool.published
+			break
+		}
+		e.full.s = nil
 		e.waiting.pop()
 		if n == 0 {
 			continue // it waits for its KV

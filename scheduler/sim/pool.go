@@ -6,6 +6,7 @@ package sim
 type pool struct {
 	total, unused int // pages; what is cached and not in use is unused
 	blank         int // of the unused: pages that hold nothing
+	published     int // units that were named so far
 	unit          int // pages of a named unit
 	units         map[uint64]*unit
 	free          unit // ring of what is cached and not in use; free.next goes first
@@ -85,6 +86,7 @@ func (p *pool) publish(id uint64) *unit {
 	if p.units[id] != nil {
 		return nil
 	}
+	p.published++
 	u := p.make()
 	u.id, u.named, u.pages, u.refs = id, true, p.unit, 1
 	p.units[id] = u

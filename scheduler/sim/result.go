@@ -19,7 +19,8 @@ type Outcome struct {
 // Result of a run.
 type Result struct {
 	Requests  int
-	Refused   int
+	Refused   int           // TooLong among them
+	TooLong   int           // for the cache of any replica
 	Makespan  time.Duration // until the last token
 	TTFT, E2E Quantiles
 	ITL       Quantiles // of all tokens but the first ones

@@ -47,6 +47,7 @@ type run struct {
 	matches  []index.Match
 	of       map[*engine]*replica
 	byWorker map[index.Worker]*replica
+	shared   index.Worker // the object store
 	handed   []handOver
 	line     *admit.Line
 	held     map[string]*request
@@ -89,6 +90,12 @@ func Run(c Config, t Trace, progress func(done int)) (Result, error) {
 		return Result{}, err
 	}
 	r := newRun(c, &t)
+	r.play(progress)
+	r.result.finish(r)
+	return r.result, nil
+}
+
+func (r *run) play(progress func(done int)) {
 	next := 0
 	report, sample, tick := time.Duration(0), time.Duration(0), time.Duration(0)
 	for next < len(r.requests) || r.open > 0 {
@@ -122,8 +129,6 @@ func Run(c Config, t Trace, progress func(done int)) (Result, error) {
 			progress(next - r.open)
 		}
 	}
-	r.result.finish(r)
-	return r.result, nil
 }
 
 // gatewayTick is how late the gateway may notice that a replica has room.
@@ -136,6 +141,7 @@ func newRun(c Config, t *Trace) *run {
 		object: newStore(objectTier, c.Object, t.BlockTokens, c.BytesPerToken),
 	}
 	r.reader = r.index.NewReader()
+	r.shared, _ = r.index.Add()
 	for role, n := range map[string]int{"mixed": c.Mixed, "prefill": c.Prefill, "decode": c.Decode} {
 		if n > 0 {
 			r.pools[role] = r.newPool(role, n)
@@ -160,7 +166,9 @@ func newRun(c Config, t *Trace) *run {
 func (r *run) newPool(role string, n int) *pooled {
 	p := &pooled{byLaunch: map[string]*replica{}}
 	p.speed = p.learned.Speed()
-	p.speed.FetchMs = [route.Tiers]float64{}
+	for tier, t := range map[int]Tier{hostTier: r.Host, diskTier: r.Disk, objectTier: r.Object} {
+		p.speed.FetchMs[tier] = 1000 * r.BytesPerToken / max(1, t.Bandwidth)
+	}
 	for i := range n {
 		e := newEngine(r.Model, r.trace.BlockTokens, r)
 		rep := &replica{engine: e, launch: role + "-" + strconv.Itoa(i), place: i}
@@ -234,6 +242,11 @@ func (r *run) entry() string {
 
 // arrive takes a request in at the gateway.
 func (r *run) arrive(q *request) {
+	if q.prompt+q.output > r.Model.KVTokens {
+		q.Refused = true // as an engine does: it could never hold it
+		r.result.TooLong++
+		return
+	}
 	r.open++
 	if r.Hold > 0 {
 		if d, ok := r.decide(q, r.entry()); len(r.held) > 0 || !ok || wait(d) > r.Hold {
@@ -308,13 +321,24 @@ func (r *run) decide(q *request, role string) (route.Decision, bool) {
 		}
 	}
 	r.matches = r.reader.Match(q.blocks, r.matches[:0])
+	everywhere := 0
 	for _, m := range r.matches {
+		if m.Worker == r.shared {
+			everywhere = int(m.Lead[objectTier]) * r.trace.BlockTokens
+			continue
+		}
 		rep := r.byWorker[m.Worker]
 		if rep == nil || rep.place >= len(p.candidates) || p.replicas[rep.place] != rep {
 			continue
 		}
 		for tier := range m.Lead {
 			p.candidates[rep.place].Cached[tier] = int(m.Lead[tier]) * r.trace.BlockTokens
+		}
+	}
+	if everywhere > 0 {
+		for i := range p.candidates {
+			c := &p.candidates[i].Cached[objectTier]
+			*c = max(*c, everywhere)
 		}
 	}
 	d, err := route.Pick(route.Request{
@@ -398,10 +422,14 @@ func (r *run) stored(e *engine, tier int, id uint64, held bool) {
 		return
 	}
 	one := [1]uint64{id}
+	worker := rep.worker
+	if tier == objectTier {
+		worker = r.shared
+	}
 	if held {
-		r.index.Store(rep.worker, index.Tier(tier), one[:])
+		r.index.Store(worker, index.Tier(tier), one[:])
 	} else {
-		r.index.Remove(rep.worker, index.Tier(tier), one[:])
+		r.index.Remove(worker, index.Tier(tier), one[:])
 	}
 }
 

@@ -43,6 +43,11 @@
 // route: the index of blocks, by the CPU time of this process, against the same thing as a Go map of maps; and the choice of a
 // replica. What is replaced and moved between tiers goes on inside the measured time; nothing is left to be applied later.
 //
+// modes: ways to choose a replica, on simulated engines in virtual time (scheduler/sim) and the same trace with its times moved at
+// random, ten seeds: the median, with the least and the greatest. -trace names the trace.
+//
+// sim: how long the simulator takes itself.
+//
 // disk: the NVMe tier of package kvstore/disk in a folder under TMPDIR against fio with the same block size, direct I/O and
 // as many workers; a restart over a million blocks; write amplification while twenty times the budget goes through.
 //
@@ -77,7 +82,7 @@ type options struct {
 	penstock string // the program that is measured
 	self     string // this program, for its other roles
 	profile  string // folder for CPU profiles; empty = none
-	trace    string // of prompts, for the kv part; empty = none
+	trace    string // of prompts; empty = none
 	record   bool
 	priority bool
 	parts    []part
@@ -93,7 +98,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"disk", benchDisk}, {"kv", benchKV}, {"object", benchObject}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"modes", benchModes}, {"sim", benchSim}, {"disk", benchDisk}, {"kv", benchKV}, {"object", benchObject}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -113,11 +118,11 @@ func parse() (*options, error) {
 	o := &options{}
 	flag.StringVar(&o.penstock, "penstock", "bin/penstock", "the program to measure")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles into this folder")
-	flag.StringVar(&o.trace, "trace", "", "a trace of prompts for the kv part, in the form of penstock kv replay")
+	flag.StringVar(&o.trace, "trace", "", "a trace of prompts for the parts modes, sim and kv, as the Mooncake project publishes them")
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,disk,kv,object")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,modes,sim,disk,kv,object")
 	flag.Parse()
 	var err error
 	for _, path := range []*string{&o.penstock, &o.profile, &o.trace} {
