@@ -117,8 +117,18 @@ func (a *ask) load(c *Candidate, told bool) (tokens, open int) {
 	return tokens, max(open, engine)
 }
 
-// cached gives the prompt's tokens that some tier has, of which at least one must be computed to get an answer.
-func (a *ask) cached(c *Candidate) int { return max(0, min(c.Cached[Object], a.prompt-1)) }
+// cached gives the prompt's tokens that come from some tier, of which at least one must be computed to get an answer: what a tier has
+// from which fetching takes longer than computing is computed.
+func (a *ask) cached(c *Candidate) int {
+	if c.Cached[Object] <= 0 {
+		return 0
+	}
+	s, n := c.speed(), c.Cached[GPU]
+	for t := Host; t < Tiers && s.FetchMs[t] < s.PrefillMs; t++ {
+		n = c.Cached[t]
+	}
+	return max(0, min(n, a.prompt-1))
+}
 
 // estimate says what the request would cost on c. It never falls when a figure of load rises, nor rises with what is cached
 // where fetching is quicker than computing.
@@ -185,15 +195,15 @@ func (a *ask) seldom(c *Candidate, s *Speed, told bool) (fetch, kv, end, silent 
 
 // fetch is the time to get what slower tiers have.
 func (a *ask) fetch(c *Candidate, s *Speed) (ms float64) {
-	for t, n := range a.fetched(c) {
+	for t, n := range fetched(c, a.cached(c)) {
 		ms += n * s.FetchMs[t]
 	}
 	return ms
 }
 
-// fetched counts the tokens that come from each tier.
-func (a *ask) fetched(c *Candidate) (tokens [Tiers]float64) {
-	most, before := a.cached(c), 0
+// fetched counts the tokens that come from each tier, of the first most ones.
+func fetched(c *Candidate, most int) (tokens [Tiers]float64) {
+	before := 0
 	for t, n := range c.Cached {
 		n = max(before, min(n, most))
 		tokens[t] = float64(n - before)
@@ -219,7 +229,7 @@ func (a *ask) shortage(c *Candidate, s *Speed) (ms float64) {
 // work is what the estimate was made of, to learn from.
 func (a *ask) work(c *Candidate) Work {
 	tokens, open := a.load(c, a.tells(c))
-	w := Work{PrefillTokens: float64(tokens + a.prompt - a.cached(c)), Open: float64(open), FetchTokens: a.fetched(c)}
+	w := Work{PrefillTokens: float64(tokens + a.prompt - a.cached(c)), Open: float64(open), FetchTokens: fetched(c, a.cached(c))}
 	w.FetchTokens[GPU] = 0
 	return w
 }

@@ -40,8 +40,8 @@ func (a *ask) dynamo(c *Candidate) float64 {
 	if size <= 0 {
 		size = dynamoBlock
 	}
-	fetched := a.fetched(c)
-	credit := dynamoDevice*fetched[GPU] + dynamoHost*fetched[Host] + dynamoDisk*fetched[Disk] + dynamoShared*fetched[Object]
+	from := fetched(c, max(0, min(c.Cached[Object], a.prompt-1)))
+	credit := dynamoDevice*from[GPU] + dynamoHost*from[Host] + dynamoDisk*from[Disk] + dynamoShared*from[Object]
 	prefill := max(0, float64(max(0, c.InflightTokens)+a.prompt)-credit)
 	return prefill/size + float64(max(0, c.OpenTokens)+a.prompt)/size
 }
