@@ -53,6 +53,13 @@ type Options struct {
 	// ListenHost, else Hostname.
 	ListenHost    string
 	AdvertiseHost string
+	// ListenPort is the data port's number, where the cluster has chosen one; 0 = any free one.
+	ListenPort int
+	// ReadyAddress is a further port, open only while this run serves, for clusters that check ports; empty = none. Over TLS
+	// GET /ready answers there too, to everybody, and with nothing but a word.
+	ReadyAddress string
+	// OutputDir is where the engine's output goes in place of the controller's folder for it, where nodes share none.
+	OutputDir string
 	// Environ is what the engine's environment is chosen from, entry by entry.
 	Environ []string
 

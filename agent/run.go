@@ -121,7 +121,7 @@ func (r *run) gangHandler() http.Handler {
 // openOutput prepares the log of the engine's output. It lies in the state folder; where that is not to be had on this node
 // the output is lost, and its last lines are not.
 func (r *run) openOutput() (*process.Rotating, error) {
-	dir := orElse(r.adm.logDir, r.dir)
+	dir := orElse(r.opts.OutputDir, orElse(r.adm.logDir, r.dir))
 	if err := identity.SecureDir(dir); err != nil {
 		r.log.Warn().Err(err).Msg("engine output is not kept")
 	}
@@ -134,7 +134,7 @@ func (r *run) openOutput() (*process.Rotating, error) {
 func (r *run) tend(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { _ = r.folder.remove() }() // what is left is tidied up by the next agent
-	listener, err := net.Listen("tcp", net.JoinHostPort(r.opts.ListenHost, "0"))
+	listener, err := net.Listen("tcp", net.JoinHostPort(r.opts.ListenHost, strconv.Itoa(r.opts.ListenPort)))
 	if err != nil {
 		cancel()
 		return fmt.Errorf("open the data port: %w", err)
@@ -163,6 +163,9 @@ func (r *run) tend(ctx context.Context) error {
 	parts.Go(func() { r.watchEnd(ctx) })
 	if r.follower != nil {
 		parts.Go(func() { r.follower.run(ctx) })
+	}
+	if r.opts.ReadyAddress != "" {
+		parts.Go(func() { r.showReady(ctx) })
 	}
 	if r.kv != nil {
 		parts.Go(func() { r.kv.Run(ctx) })

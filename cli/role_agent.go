@@ -38,9 +38,9 @@ func agentCommand(std IO) *cli.Command {
 			&cli.StringFlag{Name: "ends-at", Usage: "when the job's time is over, in seconds since 1970; default: $PENSTOCK_ENDS_AT, $SLURM_JOB_END_TIME"},
 			&cli.StringFlag{Name: "listen-host", Usage: "where the data port listens; default: all interfaces"},
 			logFileFlag(),
-			&cli.StringFlag{Name: "cluster", Usage: "whose environment says which node this is: slurm"},
+			&cli.StringFlag{Name: "cluster", Usage: "whose environment says which node this is: slurm or nomad"},
 			&cli.IntFlag{Name: "first-rank", Usage: "slurm: rank of the first task of this step"},
-			&cli.DurationFlag{Name: "kill-wait", Usage: "slurm: time between TERM and KILL"},
+			&cli.DurationFlag{Name: "kill-wait", Usage: "slurm, nomad: time between TERM and KILL"},
 			&cli.DurationFlag{Name: "warning", Usage: "slurm: how long before the time limit its warning comes"},
 		),
 		Action: action(std, parseAgent, runAgent),
@@ -53,6 +53,7 @@ type agentOptions struct {
 	rank, nodes                         int
 	cluster                             string
 	slurm                               slurmOptions
+	nomad                               nomadOptions
 }
 
 func parseAgent(c *cli.Context) (agentOptions, error) {
@@ -66,8 +67,8 @@ func parseAgent(c *cli.Context) (agentOptions, error) {
 	case err != nil:
 	case o.join == "":
 		err = usageError("penstock agent needs --join FILE")
-	case o.cluster != "" && o.cluster != string(jobspecs.SlurmCluster):
-		err = usageError("--cluster %s: only slurm tells agents their place", o.cluster)
+	case o.cluster != "" && o.cluster != string(jobspecs.SlurmCluster) && o.cluster != string(jobspecs.NomadCluster):
+		err = usageError("--cluster %s: only slurm and nomad tell agents their place", o.cluster)
 	}
 	return o, err
 }
@@ -87,10 +88,16 @@ func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
 	} else if err == nil {
 		defer lock.Close()
 	}
-	if o.cluster == string(jobspecs.SlurmCluster) {
-		if o, err = o.fromSlurm(inv.Getenv); err != nil {
-			return err
-		}
+	switch jobspecs.ClusterKind(o.cluster) {
+	case jobspecs.SlurmCluster:
+		o, err = o.fromSlurm(inv.Getenv)
+	case jobspecs.NomadCluster:
+		o, err = o.fromNomad(inv.Getenv)
+	}
+	if err != nil {
+		return err
+	}
+	if o.cluster != "" {
 		inv.set.replace("runtimeDir", slurmRuntimeDir(inv.set, inv.Getenv))
 	}
 	log, flush, err := inv.roleLogger(o.logFile)
@@ -109,12 +116,16 @@ func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if o.cluster == string(jobspecs.SlurmCluster) {
+	switch jobspecs.ClusterKind(o.cluster) {
+	case jobspecs.SlurmCluster:
 		defer onSlurmSignals(o.slurm, options.EndsAt, a, cancel, options.Log)()
-	} else {
+		err = a.Run(ctx)
+	case jobspecs.NomadCluster:
+		err = o.nomad.run(ctx, cancel, a, log)
+	default:
 		defer onSignals(func(name string) { a.Drain("signal "+name, 0) }, cancel)()
+		err = a.Run(ctx)
 	}
-	err = a.Run(ctx)
 	if errors.Is(err, agent.ErrRefused) {
 		return fail(ExitNotFound, "", "%v", err)
 	}
@@ -156,12 +167,16 @@ func newAgentOptions(inv *invocation, o agentOptions, log zerolog.Logger) (agent
 			log.Warn().Err(err).Msg("GPUs not closed")
 		}
 	}
-	return agent.Options{
+	options := agent.Options{
 		Join: join, Run: run, Rank: o.rank, Nodes: o.nodes, Node: orDefault(o.node, host), Hostname: host, Job: jobID(inv, o.job, join.Launch, run),
 		EndsAt: endsAt, Version: Version(), Self: inv.Self, RuntimeDir: filepath.Join(inv.set.get("runtimeDir"), "agent"), ListenHost: o.listenHost,
 		Environ: inv.Environ, Sampler: sampler, SamplerErr: samplerErr, Log: log, Registry: newRegistry(),
 		Dial: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, Reach: reach,
-	}, done, nil
+	}
+	if o.cluster == string(jobspecs.NomadCluster) {
+		options, err = o.nomad.apply(options)
+	}
+	return options, done, err
 }
 
 // jobEnd is when the job's time is over, as the first of flag and variables says; zero = no limit is known.

@@ -288,11 +288,12 @@ func (s NomadSite) task(d jobspecs.Deployment, kind jobspecs.RoleKind, env map[s
 // config is the driver's.
 func (s NomadSite) config(d jobspecs.Deployment, kind jobspecs.RoleKind) map[string]any {
 	n := d.Nomad
+	timeout, _ := s.killing(d)
 	c := map[string]any{
 		"command": s.Penstock,
 		"args": []string{
 			"agent", "--cluster", string(jobspecs.NomadCluster), "--join", "${NOMAD_SECRETS_DIR}/join.json",
-			"--nodes", strconv.Itoa(max(1, d.Roles[kind].Nodes)),
+			"--nodes", strconv.Itoa(max(1, d.Roles[kind].Nodes)), "--kill-wait", timeout.String(),
 		},
 	}
 	if !n.InImage() {

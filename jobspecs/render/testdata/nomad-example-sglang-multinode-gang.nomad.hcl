@@ -52,7 +52,7 @@ job "penstock-deepseek-v3-mixed-0-k3v9x2mq" {
       kill_timeout = "30s"
 
       config {
-        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "2"]
+        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "2", "--kill-wait", "30s"]
         command = "/usr/local/bin/penstock"
       }
 

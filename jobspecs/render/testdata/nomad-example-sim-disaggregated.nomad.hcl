@@ -83,7 +83,7 @@ job "penstock-sim-pd" {
       kill_timeout = "30s"
 
       config {
-        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1"]
+        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1", "--kill-wait", "30s"]
         command = "/usr/local/bin/penstock"
       }
 
@@ -202,7 +202,7 @@ EOH
       kill_timeout = "30s"
 
       config {
-        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1"]
+        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1", "--kill-wait", "30s"]
         command = "/usr/local/bin/penstock"
       }
 

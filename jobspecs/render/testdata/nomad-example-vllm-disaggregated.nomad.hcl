@@ -83,7 +83,7 @@ job "penstock-llama-70b" {
       kill_timeout = "30s"
 
       config {
-        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1"]
+        args    = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1", "--kill-wait", "30s"]
         command = "/usr/local/bin/penstock"
       }
 

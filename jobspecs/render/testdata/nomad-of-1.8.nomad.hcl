@@ -107,7 +107,7 @@ job "penstock-x" {
       kill_timeout = "2m15s"
 
       config {
-        args         = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1"]
+        args         = ["agent", "--cluster", "nomad", "--join", "${NOMAD_SECRETS_DIR}/join.json", "--nodes", "1", "--kill-wait", "2m15s"]
         command      = "/usr/local/bin/penstock"
         image        = "registry.example.org/serving:1"
         network_mode = "host"
