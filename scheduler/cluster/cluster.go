@@ -251,6 +251,23 @@ type RoleCount struct {
 	Why      string // why it has not, with what would help, in words
 }
 
+// Told is what a counting cluster was last told of a role, as the ledger keeps it: what the cluster holds beside it comes from
+// somebody else.
+type Told struct {
+	Revision int    `json:"revision"`
+	N        int    `json:"n"`
+	Version  uint64 `json:"version,omitempty"` // RoleCount.Version, when the cluster was last seen to hold just this
+	// Asked: it is being told something else, or was and nobody knows whether it has heard.
+	Asked         bool `json:"asked,omitempty"`
+	AskedRevision int  `json:"asked_revision,omitempty"`
+	AskedN        int  `json:"asked_n,omitempty"`
+}
+
+// Explains reports whether what a cluster holds is what it was told, or may have been told.
+func (t Told) Explains(c RoleCount) bool {
+	return c.N == t.N && c.Revision == t.Revision || t.Asked && c.N == t.AskedN && c.Revision == t.AskedRevision
+}
+
 // Counter is a Cluster that keeps a role at a count by itself (Nomad groups). It owns replacement and rollout;
 // Penstock speaks of counts and drains only. A Counter may be a Submitter too: roles of one node per replica are counted
 // there, and launches are for the others.

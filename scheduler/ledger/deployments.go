@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/statefile"
 )
 
@@ -23,7 +24,9 @@ type Deployment struct {
 	// none.
 	Previous int
 	// Scale overrides replicas of roles. Wanted takes it into account.
-	Scale   map[jobspecs.RoleKind]int
+	Scale map[jobspecs.RoleKind]int
+	// Told is what a cluster that keeps roles at a count was last told of each.
+	Told    map[jobspecs.RoleKind]cluster.Told
 	Stopped bool // wanted: nothing runs
 	// RolledBackFrom is the revision that failed and was given up for this one; 0 = none. The next Apply clears it.
 	RolledBackFrom int
@@ -104,9 +107,13 @@ func (d *deployment) value() Deployment {
 	if len(scale) == 0 {
 		scale = nil
 	}
+	told := d.rec.Told
+	if len(told) == 0 {
+		told = nil
+	}
 	v := Deployment{
 		Name: d.rec.Name, Spec: d.specs[d.rec.Current], Revision: d.rec.Current, Previous: d.previous(),
-		Scale: scale, Stopped: d.rec.Stopped,
+		Scale: scale, Told: told, Stopped: d.rec.Stopped,
 		RolledBackFrom: d.rec.RolledBackFrom, RollbackReason: d.rec.RollbackReason, UpdatedAt: d.rec.UpdatedAt,
 		Since: d.rec.Since, StopReason: d.rec.StopReason, GPUTime: d.rec.GPUTime,
 	}

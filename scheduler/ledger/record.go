@@ -27,6 +27,8 @@ type deploymentRecord struct {
 	Revisions      []revisionRecord          `json:"revisions"` // oldest first; the highest number is never given again
 	Current        int                       `json:"current"`
 	Scale          map[jobspecs.RoleKind]int `json:"scale,omitempty"`
+	// Told is what a cluster that counts was told; see cluster.Told.
+	Told map[jobspecs.RoleKind]cluster.Told `json:"told,omitempty"`
 	Stopped        bool                      `json:"stopped,omitempty"`
 	Removed        bool                      `json:"removed,omitempty"` // kept until no launch of it is remembered
 	RolledBackFrom int                       `json:"rolled_back_from,omitempty"`
@@ -97,6 +99,7 @@ func (d *deployment) clone() *deployment {
 	c := *d
 	c.rec.Revisions = slices.Clone(d.rec.Revisions)
 	c.rec.Scale = cloneMap(d.rec.Scale)
+	c.rec.Told = cloneMap(d.rec.Told)
 	c.specs = cloneMap(d.specs)
 	return &c
 }

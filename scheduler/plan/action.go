@@ -22,6 +22,8 @@ const (
 	Rollback Verb = "rollback" // make Revision current again in place of From
 	Retire   Verb = "retire"   // have the deployment stopped: its lifetime is over
 	SetCount Verb = "count"    // tell a counting cluster that the role is to run Count of Revision
+	Adopt    Verb = "adopt"    // put New into the ledger: a counting cluster has started it by itself
+	Follow   Verb = "follow"   // note that Count of Revision are wanted of the role, since somebody has told the cluster so
 	Wait     Verb = "wait"     // nothing can or need be done before Until, or before something else happens (zero)
 )
 
@@ -45,8 +47,9 @@ type Action struct {
 	Ended     cluster.EndCause // End
 	Blamed    []string         // End: nodes whose fault it seems to be
 	LastLines []string         // End: of the engine, if known
-	From      int              // Rollback
-	Count     int              // SetCount: wanted; Wait: how many replicas wait; LookUp: answers without it
+	From      int              // Rollback; SetCount: the revision whose file holds the role's bounds
+	Version   uint64           // SetCount, Follow: cluster.RoleCount.Version as it was seen
+	Count     int              // SetCount, Follow: wanted; Wait: how many replicas wait; LookUp: answers without it
 	Until     time.Time        // Wait
 	Cause     Cause            // Wait; Drain: Late or HandedOver, of a launch whose job ends
 	Node      string           // Wait for ExcludedNode
@@ -75,6 +78,8 @@ const (
 
 	Gap          Cause = "gap"           // a replica's job ends before its successor can be ready
 	ExcludedNode Cause = "excluded-node" // a node that has killed launches gets none
+
+	NotPlaced Cause = "not-placed" // a counting cluster has found no room for replicas that it should run
 )
 
 // The causes of drains of launches whose jobs end.

@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -139,17 +140,29 @@ func must[T any](v T, err error) func(*testing.T) T {
 }
 
 // deployment NAME ROLE=COUNT... revision=1 previous=0 scale:ROLE=N stopped proven damaged="why" begun= gpu-time= asked=,
+// said:ROLE=N@REVISION asked:ROLE=N@REVISION (what a counting cluster was told, at version 1),
 // and what spec takes
 func (l line) deployment() Deployment {
 	d := Deployment{
 		Name: l.args[0], Spec: l.spec(l.args[0]), Revision: l.int("revision", 1), Previous: l.int("previous", 0),
 		Stopped: l.has("stopped"), Proven: l.has("proven"), Damaged: l.set["damaged"],
-		Scale: map[jobspecs.RoleKind]int{}, Revisions: map[int]jobspecs.Deployment{},
+		Scale: map[jobspecs.RoleKind]int{}, Told: map[jobspecs.RoleKind]cluster.Told{}, Revisions: map[int]jobspecs.Deployment{},
 		Since: l.time("begun"), GPUTime: l.dur("gpu-time"), AskedAt: l.time("asked"),
 	}
-	for k := range l.set {
+	for _, k := range slices.Backward(slices.Sorted(maps.Keys(l.set))) { // said before asked
+		v := l.set[k]
 		if role, ok := strings.CutPrefix(k, "scale:"); ok {
 			d.Scale[jobspecs.RoleKind(role)] = l.int(k, 0)
+		}
+		if role, ok := strings.CutPrefix(k, "said:"); ok {
+			n, revision, _ := strings.Cut(v, "@")
+			d.Told[jobspecs.RoleKind(role)] = cluster.Told{N: must(strconv.Atoi(n))(l.t), Revision: must(strconv.Atoi(revision))(l.t), Version: 1}
+		}
+		if role, ok := strings.CutPrefix(k, "asked:"); ok {
+			n, revision, _ := strings.Cut(v, "@")
+			t := d.Told[jobspecs.RoleKind(role)]
+			t.Asked, t.AskedN, t.AskedRevision = true, must(strconv.Atoi(n))(l.t), must(strconv.Atoi(revision))(l.t)
+			d.Told[jobspecs.RoleKind(role)] = t
 		}
 	}
 	return d
@@ -190,9 +203,10 @@ func (l line) spec(name string) jobspecs.Deployment {
 	return d
 }
 
-// cluster KIND NODE=GPUS... places down:NODE silent="why" no-capacity="why" counts told:DEPLOYMENT/ROLE=N@REVISION
+// cluster KIND NODE=GPUS... places down:NODE silent="why" no-capacity="why" counts told:DEPLOYMENT/ROLE=N@REVISION, and of all
+// that it was told version=1 who= when= own rollout= unplaced= unplaced-why=
 func (l line) cluster() Cluster {
-	c := Cluster{JobsKnown: !l.has("silent"), CapacityKnown: !l.has("silent") && !l.has("no-capacity"), Counts: l.has("counts")}
+	c := Cluster{JobsKnown: !l.has("silent"), CapacityKnown: !l.has("silent") && !l.has("no-capacity"), Counts: l.has("counts"), OnlyCounts: l.has("counts"), CountsKnown: l.has("counts") && !l.has("silent")}
 	c.Why = l.set["silent"] + l.set["no-capacity"]
 	c.Capacity.Places = l.has("places")
 	for k, v := range l.set {
@@ -200,10 +214,13 @@ func (l line) cluster() Cluster {
 			d, role, _ := strings.Cut(ref, "/")
 			n, revision, _ := strings.Cut(v, "@")
 			if c.Set == nil {
-				c.Set = map[cluster.RoleRef]Count{}
+				c.Set = map[cluster.RoleRef]cluster.RoleCount{}
 			}
-			c.Set[cluster.RoleRef{Deployment: d, Role: jobspecs.RoleKind(role)}] = Count{
-				N: must(strconv.Atoi(n))(l.t), Revision: must(strconv.Atoi(revision))(l.t),
+			ref := cluster.RoleRef{Deployment: d, Role: jobspecs.RoleKind(role)}
+			c.Set[ref] = cluster.RoleCount{
+				Role: ref, N: must(strconv.Atoi(n))(l.t), Revision: must(strconv.Atoi(revision))(l.t), Version: uint64(l.int("version", 1)),
+				ChangedBy: l.set["who"], ChangedAt: l.time("when"), Own: l.has("own"),
+				Rollout: l.set["rollout"], Unplaced: l.int("unplaced", 0), Why: l.set["unplaced-why"],
 			}
 		} else if n, err := strconv.Atoi(v); err == nil {
 			node := cluster.Node{Name: k, Up: !l.has("down:" + k)}
@@ -228,7 +245,7 @@ func (l line) launch() cluster.Launch {
 		AdmittedAt: l.time("admitted"), ReadyAt: l.time("ready"), DrainBy: l.time("by"), DrainReason: l.set["why"],
 		EndedAt: l.time("at"), EndReason: l.set["reason"], Failed: l.has("failed"),
 		Replaces: cluster.LaunchID(l.set["replaces"]), After: l.set["after"], Limit: l.set["limit"], StartedAt: l.time("started"),
-		EndsAt: l.time("ends"), Cause: cluster.EndCause(l.set["cause"]), Left: l.has("left"), DrainAt: l.time("drained"),
+		EndsAt: l.time("ends"), Cause: cluster.EndCause(l.set["cause"]), Left: l.has("left"), DrainAt: l.time("drained"), Counted: l.has("counted"),
 	}
 	if l.has("ran") {
 		x.Ran = strings.Split(l.set["ran"], ",")
@@ -256,7 +273,7 @@ func (l line) launch() cluster.Launch {
 	return x
 }
 
-// job ID LAUNCH STATE started= ended= ends= node= exit= signal= reason= limit= cause= cluster=local
+// job ID LAUNCH STATE started= ended= ends= node= exit= signal= reason= limit= cause= cluster=local of=DEPLOYMENT/ROLE/INDEX@REVISION
 func (l line) job(w *world) {
 	j := cluster.Job{
 		ID: l.args[0], Launch: cluster.LaunchID(l.args[1]), State: cluster.JobState(l.args[2]), Reason: l.set["reason"],
@@ -268,6 +285,10 @@ func (l line) job(w *world) {
 	}
 	if l.has("exit") || l.has("signal") {
 		j.Exit = &cluster.Exit{Code: l.int("exit", 0), Signal: l.int("signal", 0)}
+	}
+	if of := strings.FieldsFunc(l.set["of"], func(r rune) bool { return r == '/' || r == '@' }); len(of) == 4 {
+		j.Role = cluster.RoleRef{Deployment: of[0], Role: jobspecs.RoleKind(of[1])}
+		j.Index, j.Revision = must(strconv.Atoi(of[2]))(l.t), must(strconv.Atoi(of[3]))(l.t)
 	}
 	kind := jobspecs.LocalCluster
 	if c := l.set["cluster"]; c != "" {
@@ -340,7 +361,7 @@ func show(a Action) string {
 	if a.Job != "" {
 		b.WriteString(" job " + a.Job)
 	}
-	if a.Count > 0 || a.Verb == SetCount {
+	if a.Count > 0 || a.Verb == SetCount || a.Verb == Follow {
 		fmt.Fprintf(&b, " x%d", a.Count)
 	}
 	switch a.Verb {

@@ -21,6 +21,9 @@ func (p *planner) launch(d *deployment, s *sight) (over bool) {
 		p.remind(s)
 		return false
 	}
+	if s.Counted {
+		return p.countedLaunch(d, s)
+	}
 	jobs, sure := s.living()
 	switch {
 	case len(jobs) > 0 && p.lost(s, jobs):

@@ -213,19 +213,30 @@ func (p *planner) deployment(d *deployment) {
 		})
 		return
 	}
-	if p.counted(d, roles) {
-		return
+	var own []*role // whose replicas Penstock starts and replaces
+	for _, r := range roles {
+		if !p.isCounted(d, r) {
+			own = append(own, r)
+		}
 	}
 	if d.gone || d.Stopped {
 		for _, r := range roles {
-			p.drainAll(d, r)
+			if slices.Contains(own, r) {
+				p.drainAll(d, r)
+			} else {
+				p.count(d, r)
+			}
 		}
 		return
 	}
-	if p.retire(d, roles) || over == 0 && p.rollback(d, roles) {
+	if p.retire(d, roles) || over == 0 && p.rollback(d, own) {
 		return
 	}
 	for _, r := range roles {
-		p.plan(d, r, roles)
+		if slices.Contains(own, r) {
+			p.plan(d, r, roles)
+		} else {
+			p.count(d, r)
+		}
 	}
 }

@@ -36,12 +36,14 @@ type Cluster struct {
 	// CapacityKnown false: nothing is started there, since nobody knows where it would land.
 	CapacityKnown bool
 	Why           string // it does not answer, in words
-	// Counts: it keeps roles at a count by itself (a cluster.Counter). Then Set is what it was last told.
-	Counts bool
-	Set    map[cluster.RoleRef]Count
+	// Counts: it keeps roles of one node per replica at a count by itself (a cluster.Counter); OnlyCounts: others too, since
+	// it takes no launches. Then Set is what it holds, CountsKnown false: it does not say. Telling: it is being told of a role
+	// right now, or was after it had been asked what it holds.
+	Counts, OnlyCounts bool
+	CountsKnown        bool
+	Set                map[cluster.RoleRef]cluster.RoleCount
+	Telling            map[cluster.RoleRef]bool
 }
 
-// Count is a role's count and revision as a cluster was told them.
-type Count struct {
-	Revision, N int
-}
+// counted reports whether the cluster keeps roles of so many nodes per replica at a count.
+func (c *Cluster) counted(nodes int) bool { return c.Counts && (nodes <= 1 || c.OnlyCounts) }

@@ -62,7 +62,7 @@ func (p *planner) reportStrangers(c *clusterView) {
 		return
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.jobs)) {
-		if id == "" || p.known[id] || !c.lives(id) {
+		if id == "" || p.known[id] || !c.lives(id) || p.adoptable(c, id) {
 			continue
 		}
 		p.do(Action{
@@ -70,4 +70,11 @@ func (p *planner) reportStrangers(c *clusterView) {
 			Reason: fmt.Sprintf("cluster %s runs a job of launch %s, which the ledger does not know; it is left alone", c.kind, id),
 		})
 	}
+}
+
+// adoptable: the job is of a counted role that the ledger knows.
+func (p *planner) adoptable(c *clusterView, id cluster.LaunchID) bool {
+	return slices.ContainsFunc(c.jobs[id], func(j *cluster.Job) bool {
+		return slices.ContainsFunc(p.deployments, func(d *deployment) bool { return !d.gone && d.Name == j.Role.Deployment })
+	})
 }

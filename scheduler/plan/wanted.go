@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/scheduler/cluster"
 )
 
 // Wanted is what the ledger says that there should be.
@@ -27,7 +28,8 @@ type Deployment struct {
 	// Revisions holds the specs of older revisions that live launches name, and of Previous. A launch whose revision is
 	// not here is taken for outdated.
 	Revisions map[int]jobspecs.Deployment
-	Scale     map[jobspecs.RoleKind]int // overrides the counts of the file
+	Scale     map[jobspecs.RoleKind]int          // overrides the counts of the file
+	Told      map[jobspecs.RoleKind]cluster.Told // what a counting cluster was last told
 	Stopped   bool
 	// Since is when its lifetime began: when it was last applied or started; zero = it begins now. GPUTime is what launches that are forgotten
 	// have held of GPUs since then, AskedAt when the last request came (zero = none since this controller's start).

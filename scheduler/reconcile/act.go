@@ -19,7 +19,7 @@ import (
 )
 
 // order is the order in which actions are carried out: what makes room before what needs it.
-var order = []plan.Verb{plan.Rollback, plan.Retire, plan.End, plan.Found, plan.Drain, plan.Cancel, plan.Stop, plan.SetCount, plan.Start}
+var order = []plan.Verb{plan.Rollback, plan.Retire, plan.End, plan.Found, plan.Drain, plan.Cancel, plan.Stop, plan.Follow, plan.Adopt, plan.SetCount, plan.Start}
 
 // act carries a plan out. What only touches the ledger is done at once; calls to clusters are begun, as many at a time as
 // each cluster's slots allow. failed is what has gone wrong in this cycle before. more means that not everything was
@@ -63,6 +63,10 @@ func (l *Loop) actOne(ctx context.Context, a plan.Action, now time.Time) (begun 
 		return l.drain(a, now)
 	case plan.Cancel, plan.Stop:
 		return l.stop(ctx, a, now), nil
+	case plan.Adopt:
+		return true, l.adopt(a)
+	case plan.Follow:
+		return true, l.follow(a)
 	case plan.SetCount:
 		return l.setCount(ctx, a), nil
 	case plan.Start:
@@ -259,44 +263,4 @@ func (l *Loop) stop(ctx context.Context, a plan.Action, now time.Time) (begun bo
 		return nil
 	})
 	return true
-}
-
-func (l *Loop) setCount(ctx context.Context, a plan.Action) (begun bool) {
-	ref := cluster.RoleRef{Deployment: a.Deployment, Role: a.Role}
-	key := countOf{a.Cluster, ref}
-	counter, ok := l.o.Clusters[a.Cluster].(cluster.Counter)
-	if !ok || !l.slot(a) {
-		return false
-	}
-	if !l.tasks.mayCount(key) {
-		l.freeSlot(a)
-		return false
-	}
-	l.call(a, func() error {
-		err := l.tell(ctx, counter, a, ref)
-		l.tasks.counted(key, plan.Count{Revision: a.Revision, N: a.Count}, err)
-		return err
-	})
-	return true
-}
-
-// tell tells a count to a cluster.
-func (l *Loop) tell(ctx context.Context, counter cluster.Counter, a plan.Action, ref cluster.RoleRef) error {
-	spec, err := l.o.Ledger.Revision(a.Deployment, a.Revision)
-	if err != nil {
-		return err
-	}
-	if err := l.o.Ledger.CheckTerm(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, l.o.SubmitTimeout)
-	defer cancel()
-	began := time.Now()
-	err = counter.SetCount(ctx, ref, spec, a.Revision, a.Count)
-	l.metrics.called(a.Cluster, "SetCount", began, err)
-	if err != nil {
-		return fmt.Errorf("set %s of %s to %d: %w", a.Role, a.Deployment, a.Count, err)
-	}
-	l.event("count", a, a.Reason)
-	return nil
 }

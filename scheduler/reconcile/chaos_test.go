@@ -90,7 +90,7 @@ func chaos(t *testing.T, seed uint64) {
 	}
 }
 
-// A role on a cluster that counts is told once per change, and again after a restart.
+// A role on a cluster that counts is told once per change, and a later controller reads off the cluster what it holds.
 func TestCountedCluster(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -120,7 +120,59 @@ func TestCountedCluster(t *testing.T) {
 		}
 		c = in.control()
 		time.Sleep(time.Minute)
-		told("0 of 1, 3 calls")
+		told("0 of 1, 2 calls")
+		if err := c.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What somebody else tells a cluster that counts is followed and said; what the cluster starts is adopted, under its own
+// launch, and ended there when the cluster says so. A lost answer is nobody else's change.
+func TestCountedClusterOfSeveralMasters(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		in := install(t, clustertest.SimOptions{Nodes: clustertest.Nodes(1, 1)})
+		inner := clustertest.NewSim(clustertest.SimOptions{Nodes: clustertest.Nodes(2, 4), Start: time.Now()})
+		counter := clustertest.NewSimCounter(inner, clustertest.SimCounterOptions{})
+		in.others = map[jobspecs.ClusterKind]cluster.Cluster{jobspecs.NomadCluster: counter}
+		d := spec("n", 1)
+		d.Cluster = jobspecs.NomadCluster
+		in.ledger.apply(d)
+		role := cluster.RoleRef{Deployment: "n", Role: jobspecs.Mixed}
+		is := func(want int) {
+			t.Helper()
+			if _, n, _ := counter.Count(role); n != want {
+				t.Errorf("the cluster is at %d, want %d; events %v", n, want, in.ledger.kinds())
+			}
+		}
+		pass := func() {
+			for range 12 {
+				time.Sleep(5 * time.Second)
+				inner.Advance(5 * time.Second)
+			}
+		}
+		c := in.control()
+		pass()
+		is(1)
+		inner.Fail(clustertest.SetCountCall, clustertest.Accept)
+		in.ledger.change("n", func(d *ledger.Deployment) { d.Scale = map[jobspecs.RoleKind]int{jobspecs.Mixed: 2} })
+		pass()
+		is(2)
+		if in.ledger.said("scaled-outside", "") {
+			t.Errorf("a lost answer is taken for somebody else's change: %v", in.ledger.kinds())
+		}
+		counter.ScaleBy("scaled by ada", role, 3)
+		pass()
+		is(3)
+		if !in.ledger.said("scaled-outside", "scaled by ada") {
+			t.Errorf("nobody tells of the change: %v", in.ledger.kinds())
+		}
+		for _, n := range in.ledger.Deployments() {
+			if n.Scale[jobspecs.Mixed] != 3 {
+				t.Errorf("wanted are %v", n.Scale)
+			}
+		}
 		if err := c.stop(); err != nil {
 			t.Error(err)
 		}

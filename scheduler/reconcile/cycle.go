@@ -27,6 +27,11 @@ func (l *Loop) cycle(ctx context.Context, now time.Time) (more bool, err error) 
 	} else if err != nil {
 		failed["note what the clusters say of jobs"] = err.Error()
 	}
+	if err := l.noteCounts(wanted, seen); errors.Is(err, ledger.ErrTermLost) {
+		return false, err
+	} else if err != nil {
+		failed["note what the clusters were told"] = err.Error()
+	}
 	l.settle(seen.Launches, seen.Fleet, now)
 	result := plan.Look(wanted, seen, now)
 	actions := result.Actions

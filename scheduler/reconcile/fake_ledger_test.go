@@ -154,6 +154,23 @@ func (m *memLedger) Retire(name, reason string) error {
 	return nil
 }
 
+func (m *memLedger) NoteTold(name string, role jobspecs.RoleKind, t cluster.Told) error {
+	m.change(name, func(d *ledger.Deployment) {
+		told := maps.Clone(d.Told)
+		if told == nil {
+			told = map[jobspecs.RoleKind]cluster.Told{}
+		}
+		told[role] = t
+		d.Told = told
+	})
+	return nil
+}
+
+func (m *memLedger) Follow(name string, role jobspecs.RoleKind, t cluster.Told) error {
+	m.change(name, func(d *ledger.Deployment) { d.Scale = map[jobspecs.RoleKind]int{role: t.N} })
+	return m.NoteTold(name, role, t)
+}
+
 func (m *memLedger) CheckTerm() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

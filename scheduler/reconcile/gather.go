@@ -27,9 +27,14 @@ func (l *Loop) gather(now time.Time) (plan.Wanted, plan.Seen) {
 		l.countMissing(kind, a, seen.Launches, busy, submitted)
 		_, submits := p.cluster.(cluster.Submitter)
 		_, counts := p.cluster.(cluster.Counter)
+		held := make(map[cluster.RoleRef]cluster.RoleCount, len(a.counts.value))
+		for _, n := range a.counts.value {
+			held[n.Role] = n
+		}
 		seen.Clusters[kind] = plan.Cluster{
 			Jobs: a.jobs.value, JobsKnown: a.jobsKnown, Capacity: a.capacity.value, CapacityKnown: a.capacityKnown, Why: a.why,
-			Counts: counts && !submits, Set: l.tasks.countsOf(kind),
+			Counts: counts, OnlyCounts: counts && !submits, CountsKnown: a.countsKnown, Set: held,
+			Telling: l.tasks.telling(kind, a.counts.asked, now),
 		}
 	}
 	l.mu.Lock()
@@ -103,7 +108,7 @@ func (l *Loop) wanted(deployments []ledger.Deployment, launches []cluster.Launch
 	for _, d := range deployments {
 		w := plan.Deployment{
 			Name: d.Name, Damaged: d.Damaged, Spec: d.Spec, Revision: d.Revision, Previous: d.Previous,
-			Proven: l.proven[provenRevision{d.Name, d.Revision}], Scale: d.Scale, Stopped: d.Stopped,
+			Proven: l.proven[provenRevision{d.Name, d.Revision}], Scale: d.Scale, Told: d.Told, Stopped: d.Stopped,
 			Since: d.Since, GPUTime: d.GPUTime,
 			Revisions: map[int]jobspecs.Deployment{},
 		}
@@ -115,6 +120,9 @@ func (l *Loop) wanted(deployments []ledger.Deployment, launches []cluster.Launch
 			need = map[int]bool{}
 		}
 		need[d.Previous] = true
+		for _, t := range d.Told {
+			need[t.Revision], need[t.AskedRevision] = true, true
+		}
 		for n := range need {
 			if spec, err := l.o.Ledger.Revision(d.Name, n); err == nil && n != d.Revision {
 				w.Revisions[n] = spec

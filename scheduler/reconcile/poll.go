@@ -24,6 +24,7 @@ type poll struct {
 
 	mu       sync.Mutex
 	jobs     answer[[]cluster.Job]
+	counts   answer[[]cluster.RoleCount] // of a cluster that counts
 	capacity answer[cluster.Capacity]
 	changed  time.Time // what was asked before this says nothing about the capacity
 }
@@ -39,8 +40,10 @@ type answer[T any] struct {
 // answers is what a poll knows now.
 type answers struct {
 	jobs          answer[[]cluster.Job]
+	counts        answer[[]cluster.RoleCount]
 	capacity      answer[cluster.Capacity]
 	jobsKnown     bool
+	countsKnown   bool
 	capacityKnown bool
 	why           string // not known
 }
@@ -66,12 +69,28 @@ func (p *poll) refresh() {
 	p.soon()
 }
 
+// watcher is a cluster that tells when what it would answer has changed, so that it need not be asked in vain.
+type watcher interface {
+	// Watch calls changed, which does not block, until ctx ends.
+	Watch(ctx context.Context, changed func()) error
+}
+
 // run polls until ctx ends.
 func (p *poll) run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	if w, ok := p.cluster.(watcher); ok {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		watching.Go(func() { _ = w.Watch(ctx, p.soon) }) // it ends with ctx; without it the ticks remain
+	}
 	tick := time.NewTicker(p.every)
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		ask(ctx, p, "Jobs", &p.jobs, p.cluster.Jobs)
+		if c, ok := p.cluster.(cluster.Counter); ok {
+			ask(ctx, p, "Counts", &p.counts, c.Counts)
+		}
 		if n%capacityEvery == 0 || !p.answers(time.Now()).capacityKnown {
 			ask(ctx, p, "Capacity", &p.capacity, p.cluster.Capacity)
 		}
@@ -123,9 +142,10 @@ func ask[T any](ctx context.Context, p *poll, call string, into *answer[T], ques
 func (p *poll) answers(now time.Time) answers {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a := answers{jobs: p.jobs, capacity: p.capacity}
+	a := answers{jobs: p.jobs, counts: p.counts, capacity: p.capacity}
 	patience := 3*p.every + p.timeout
 	a.jobsKnown = p.jobs.err == nil && p.jobs.n > 0 && now.Sub(p.jobs.asked) <= patience
+	a.countsKnown = p.counts.err == nil && p.counts.n > 0 && now.Sub(p.counts.asked) <= patience
 	a.capacityKnown = p.capacity.err == nil && p.capacity.n > 0 && now.Sub(p.capacity.asked) <= capacityEvery*patience && !p.capacity.asked.Before(p.changed)
 	switch {
 	case p.jobs.err != nil:

@@ -39,6 +39,8 @@ type store interface {
 	PutLaunch(cluster.Launch) error
 	UpdateLaunch(cluster.LaunchID, func(*cluster.Launch) error) error
 	Rollback(name string, bad, good int, reason string) error
+	NoteTold(name string, role jobspecs.RoleKind, t cluster.Told) error
+	Follow(name string, role jobspecs.RoleKind, t cluster.Told) error
 	Retire(name, reason string) error
 	CheckTerm() error
 	Term() uint64

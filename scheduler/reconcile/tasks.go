@@ -8,7 +8,6 @@ import (
 
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/scheduler/cluster"
-	"github.com/penstock/penstock/scheduler/plan"
 )
 
 // tasks remembers what the loop has begun with clusters, so that nothing is begun twice. It lasts as long as the process;
@@ -19,7 +18,7 @@ type tasks struct {
 	over   map[cluster.LaunchID]time.Time // when a submit of this process was over
 	told   map[jobOf]time.Time            // until when a job that was told to end has time to obey
 	counts map[countOf]bool               // being told
-	set    map[jobspecs.ClusterKind]map[cluster.RoleRef]plan.Count
+	heard  map[countOf]time.Time          // when the last telling of a count was over
 }
 
 // start is a launch between the decision and the cluster's answer.
@@ -44,7 +43,7 @@ type countOf struct {
 func newTasks() tasks {
 	return tasks{
 		starts: map[cluster.LaunchID]start{}, over: map[cluster.LaunchID]time.Time{}, told: map[jobOf]time.Time{},
-		counts: map[countOf]bool{}, set: map[jobspecs.ClusterKind]map[cluster.RoleRef]plan.Count{},
+		counts: map[countOf]bool{}, heard: map[countOf]time.Time{},
 	}
 }
 
@@ -95,6 +94,9 @@ func (t *tasks) notTold(j jobOf) {
 	t.told[j] = time.Time{}
 }
 
+// retellCount is how long after a count that a cluster did not take it is told again.
+const retellCount = 5 * time.Second
+
 // mayCount reports whether a count should be told now: it is not being told already.
 func (t *tasks) mayCount(c countOf) bool {
 	t.mu.Lock()
@@ -106,22 +108,33 @@ func (t *tasks) mayCount(c countOf) bool {
 	return true
 }
 
-// counted ends the telling of a count.
-func (t *tasks) counted(c countOf, n plan.Count, err error) {
+// counted ends the telling of a count. What the cluster says that it holds means nothing for the role if it was asked before
+// now; after a failure it is not told at once again.
+func (t *tasks) counted(c countOf, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.counts, c)
+	t.heard[c] = time.Now()
 	if err != nil {
-		return
+		t.heard[c] = time.Now().Add(retellCount)
 	}
-	if t.set[c.kind] == nil {
-		t.set[c.kind] = map[cluster.RoleRef]plan.Count{}
-	}
-	t.set[c.kind][c.role] = n
 }
 
-func (t *tasks) countsOf(kind jobspecs.ClusterKind) map[cluster.RoleRef]plan.Count {
+// telling lists the roles of which a cluster is being told, or was after it had been asked what it holds.
+func (t *tasks) telling(kind jobspecs.ClusterKind, asked, now time.Time) map[cluster.RoleRef]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return maps.Clone(t.set[kind])
+	list := map[cluster.RoleRef]bool{}
+	for c := range t.counts {
+		if c.kind == kind {
+			list[c.role] = true
+		}
+	}
+	for c, at := range t.heard {
+		if c.kind == kind && (!asked.After(at) || at.After(now)) {
+			list[c.role] = true
+		}
+	}
+	maps.DeleteFunc(t.heard, func(_ countOf, at time.Time) bool { return now.Sub(at) > forgetAfter })
+	return list
 }
