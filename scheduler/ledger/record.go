@@ -21,19 +21,19 @@ type launchRecord struct {
 
 // deploymentRecord is the file of a deployment.
 type deploymentRecord struct {
-	Format         int                       `json:"format"`
-	Term           uint64                    `json:"term"`
-	Name           string                    `json:"name"`
-	Revisions      []revisionRecord          `json:"revisions"` // oldest first; the highest number is never given again
-	Current        int                       `json:"current"`
-	Scale          map[jobspecs.RoleKind]int `json:"scale,omitempty"`
+	Format    int                       `json:"format"`
+	Term      uint64                    `json:"term"`
+	Name      string                    `json:"name"`
+	Revisions []revisionRecord          `json:"revisions"` // oldest first; the highest number is never given again
+	Current   int                       `json:"current"`
+	Scale     map[jobspecs.RoleKind]int `json:"scale,omitempty"`
 	// Told is what a cluster that counts was told; see cluster.Told.
-	Told map[jobspecs.RoleKind]cluster.Told `json:"told,omitempty"`
-	Stopped        bool                      `json:"stopped,omitempty"`
-	Removed        bool                      `json:"removed,omitempty"` // kept until no launch of it is remembered
-	RolledBackFrom int                       `json:"rolled_back_from,omitempty"`
-	RollbackReason string                    `json:"rollback_reason,omitempty"`
-	UpdatedAt      time.Time                 `json:"updated_at"`
+	Told           map[jobspecs.RoleKind]cluster.Told `json:"told,omitempty"`
+	Stopped        bool                               `json:"stopped,omitempty"`
+	Removed        bool                               `json:"removed,omitempty"` // kept until no launch of it is remembered
+	RolledBackFrom int                                `json:"rolled_back_from,omitempty"`
+	RollbackReason string                             `json:"rollback_reason,omitempty"`
+	UpdatedAt      time.Time                          `json:"updated_at"`
 
 	// Of the present lifetime: when it began, why it was ended, and the GPU time of its launches that are forgotten.
 	Since      time.Time     `json:"since,omitzero"`
