@@ -56,7 +56,7 @@ func TestAgentsPlaceInSlurm(t *testing.T) {
 			}
 			continue
 		}
-		if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(agentOptions{}, slurmOptions{})); err != nil || diff != "" {
+		if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(agentOptions{}, slurmOptions{}, nomadOptions{})); err != nil || diff != "" {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
 		}
 	}
