@@ -2,10 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -17,37 +13,54 @@ func renderCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "render", Usage: "print the job that a deployment file becomes", ArgsUsage: "FILE",
 		Description: "Needs no controller and holds no secret.\n" +
-			"For cluster: slurm it is the batch script of one replica, as penstock serve hands it to sbatch. The join file that it names\n" +
-			"is written for each launch; without one the script ends at once.",
-		Flags: []cli.Flag{
+			"For cluster: slurm it is one script that serves the whole file in one allocation, controller and gateway included:\n" +
+			"penstock render FILE | sbatch. Nodes have as many GPUs as Slurm says here, else 8; --gpus-per-node says otherwise.\n" +
+			"With --elastic it is the batch script of one replica, as penstock serve hands it to sbatch; the join file that it names\n" +
+			"is written for each launch, and without one that script ends at once.",
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "cluster", Usage: "render for this cluster instead of the file's: local or slurm"},
-			&cli.StringFlag{Name: "role", Usage: "slurm: of this role; needed where there are several"},
-		},
+			&cli.BoolFlag{Name: "elastic", Usage: "slurm: the batch script of one replica, as penstock serve submits it"},
+			&cli.StringFlag{Name: "role", Usage: "slurm: with --elastic, of this role; needed where there are several"},
+			&cli.IntFlag{Name: "gpus-per-node", Usage: "slurm: the most GPUs that a node of the allocation may have"},
+			&cli.IntFlag{Name: "nodes", Usage: "slurm: nodes of the allocation; default: the fewest that have room"},
+		}, roleFlags("slurm.use")...),
 		Action: action(std, parseRender, runRender),
 	}
 }
 
-type renderOptions struct{ file, cluster, role string }
+type renderOptions struct {
+	file, cluster, role string
+	elastic             bool
+	gpusPerNode, nodes  int
+}
 
 func parseRender(c *cli.Context) (renderOptions, error) {
 	file, err := one(c, "a deployment file")
-	return renderOptions{file, c.String("cluster"), c.String("role")}, err
+	return renderOptions{
+		file: file, cluster: c.String("cluster"), role: c.String("role"),
+		elastic: c.Bool("elastic") || c.String("role") != "", gpusPerNode: c.Int("gpus-per-node"), nodes: c.Int("nodes"),
+	}, err
 }
 
-func runRender(_ context.Context, inv *invocation, o renderOptions) error {
-	_, d, err := inv.readDeployment(o.file)
+func runRender(ctx context.Context, inv *invocation, o renderOptions) error {
+	source, d, err := inv.readDeployment(o.file)
 	if err != nil {
 		return err
 	}
-	if o.cluster != "" {
-		d.Cluster = jobspecs.ClusterKind(o.cluster)
+	if kind := jobspecs.ClusterKind(o.cluster); kind != "" && kind != d.Cluster {
+		d.Cluster = kind
+		source = string(jobspecs.Encode(d))
 	}
 	var text string
 	switch d.Cluster {
 	case jobspecs.LocalCluster:
 		text, err = render.Local(d)
 	case jobspecs.SlurmCluster:
-		text, err = inv.renderSlurm(d, o.role)
+		if o.elastic {
+			text, err = inv.renderElastic(d, o.role)
+		} else {
+			text, err = inv.renderAllocation(ctx, d, source, o)
+		}
 	default:
 		return fail(ExitError, "use --cluster local or slurm", "this release renders for local and slurm only, not for %s", d.Cluster)
 	}
@@ -59,28 +72,4 @@ func runRender(_ context.Context, inv *invocation, o renderOptions) error {
 	}
 	_, err = inv.Out.Write([]byte(text))
 	return err
-}
-
-// renderSlurm is the script of a role's first replica. The launch token ends in what a real one draws.
-func (inv *invocation) renderSlurm(d jobspecs.Deployment, name string) (string, error) {
-	var roles []string
-	for _, kind := range jobspecs.RoleKinds {
-		if _, ok := d.Roles[kind]; ok {
-			roles = append(roles, string(kind))
-		}
-	}
-	switch {
-	case name == "" && len(roles) > 1:
-		return "", usageError("%s has the roles %s, and each is a job of its own: choose one with --role", d.Name, strings.Join(roles, " and "))
-	case name == "":
-		name = roles[0]
-	case !slices.Contains(roles, name):
-		return "", fail(ExitNotFound, "its roles: "+strings.Join(roles, ", "), "%s has no role %s", d.Name, name)
-	}
-	launch := fmt.Sprintf("%s-%s-0-xxxxxxxx", d.Name[:min(len(d.Name), 20)], name)
-	state := inv.set.get("stateDir")
-	return render.Sbatch(render.SlurmJob{
-		Deployment: d, Role: jobspecs.RoleKind(name), Launch: launch, Mark: "penstock:INSTALLATION:" + launch, Penstock: orDefault(inv.Self, "penstock"),
-		JoinFile: filepath.Join(state, "join", launch+".json"), LogDir: filepath.Join(state, "logs", d.Name, launch),
-	})
 }

@@ -9,7 +9,7 @@ func TestRenderForSlurm(t *testing.T) {
 	t.Parallel()
 	tt := newTerminal(t, nil)
 	tt.write(t, "pair.yaml", strings.Replace(demoFile, "{mixed: {replicas: 1}}", "{prefill: {}, decode: {gpus: 2}}", 1))
-	if code, _, talk := tt.run("render", "pair.yaml", "--cluster", "slurm"); code != ExitUsage || !strings.Contains(talk, "choose one with --role") {
+	if code, _, talk := tt.run("render", "pair.yaml", "--cluster", "slurm", "--elastic"); code != ExitUsage || !strings.Contains(talk, "choose one with --role") {
 		t.Errorf("two roles without a choice: exit %d, %s", code, talk)
 	}
 	code, out, talk := tt.run("render", "pair.yaml", "--cluster", "slurm", "--role", "decode")

@@ -15,7 +15,7 @@ func commands(std IO) []*cli.Command {
 		runCommand(std), planCommand(std), renderCommand(std), statusCommand(std), nodesCommand(std), logsCommand(std),
 		scaleCommand(std), drainCommand(std), stopCommand(std), waitCommand(std), endpointCommand(std), keyCommand(std),
 		eventsCommand(std), whyCommand(std), kvCommand(std),
-		serveCommand(std), gatewayCommand(std), agentCommand(std), engineCommand(std), localJobCommand(std),
+		serveCommand(std), gatewayCommand(std), agentCommand(std), keeperCommand(std), engineCommand(std), localJobCommand(std),
 		schemaCommand(std), configCommand(std), doctorCommand(std), completionCommand(std), versionCommand(std),
 	}
 }
@@ -32,7 +32,8 @@ func begin(c *cli.Context, std IO) (*invocation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &invocation{IO: std, set: set}, nil
+	inv := &invocation{IO: std, set: set}
+	return inv, inv.followJob()
 }
 
 // action joins a parser to a run function that needs only the invocation.

@@ -52,6 +52,8 @@ type controller struct {
 	upstream  *upstream.Client
 	holder    *identity.Holder
 
+	allocation *allocated // the Slurm job that this controller lives in and serves on; nil = it places elsewhere
+
 	agents, owner net.Listener
 	clients       clientsPort
 	endpoint      identity.Endpoint
@@ -61,9 +63,9 @@ type controller struct {
 }
 
 // newController takes the term, opens every listener and writes the endpoint file. Nothing runs yet.
-func newController(ctx context.Context, inv *invocation, o serveOptions) (c *controller, err error) {
+func newController(ctx context.Context, inv *invocation, o serveOptions, allocation *allocated) (c *controller, err error) {
 	c = &controller{
-		inv: inv, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: newRegistry(),
+		inv: inv, allocation: allocation, state: inv.set.get("stateDir"), runtime: inv.set.get("runtimeDir"), registry: newRegistry(),
 		shutdown: make(chan struct{}),
 	}
 	c.refused = accept.NewRefusals(c.registry)
@@ -107,20 +109,9 @@ func (c *controller) close() error {
 
 // openState opens the state folder and takes the term.
 func (c *controller) openState(ctx context.Context) (err error) {
-	if c.ledger, err = ledger.Open(c.state, ledger.Options{Log: c.log}); err != nil {
-		return err
-	}
 	now := time.Now()
-	holder, err := ledger.ThisProcess(now)
+	term, err := c.takeTerm(ctx, now)
 	if err != nil {
-		return err
-	}
-	term, err := c.ledger.Acquire(ctx, holder)
-	if err != nil {
-		var held *ledger.HeldError
-		if errors.As(err, &held) {
-			return &exitError{code: ExitError, err: err, hint: "penstock serve --stop ends the other one"}
-		}
 		return err
 	}
 	c.atClose(c.ledger.Release)
@@ -142,6 +133,25 @@ func (c *controller) openState(ctx context.Context) (err error) {
 	return c.issueOwn(host, now)
 }
 
+// takeTerm opens the ledger and becomes the one that writes there.
+func (c *controller) takeTerm(ctx context.Context, now time.Time) (uint64, error) {
+	holder, err := ledger.ThisProcess(now)
+	if err != nil {
+		return 0, err
+	}
+	if c.allocation != nil {
+		return c.takeFolder(ctx, holder)
+	}
+	if c.ledger, err = ledger.Open(c.state, ledger.Options{Log: c.log}); err != nil {
+		return 0, err
+	}
+	term, err := c.ledger.Acquire(ctx, holder)
+	if held := (*ledger.HeldError)(nil); errors.As(err, &held) {
+		return 0, &exitError{code: ExitError, err: err, hint: "penstock serve --stop ends the other one"}
+	}
+	return term, err
+}
+
 // issueOwn makes the controller's own certificate, and the owner's for the command line on other hosts.
 func (c *controller) issueOwn(host string, now time.Time) error {
 	own, err := c.ca.Issue(identity.ID{Role: identity.Controller, Name: "controller"}, ownTTL, now, host, "localhost", "127.0.0.1", "::1")
@@ -159,6 +169,9 @@ const ownTTL = 30 * 24 * time.Hour
 func (c *controller) openClusters(ctx context.Context) error {
 	if err := c.inv.secureRuntimeDir(); err != nil {
 		return err
+	}
+	if c.allocation != nil {
+		return c.openAllocation()
 	}
 	declared, err := parseLocalNodes(c.inv.set.get("local.nodes"))
 	if err != nil {
@@ -324,6 +337,9 @@ func (c *controller) parts() []func(context.Context) error {
 		c.ledger.Run, c.publisher.Run, c.loop.Run, c.watchKeys, c.renewOwn,
 		serveHTTP(bounded(c.agents, "agents", c.refused, tlsConfig), c.server.Agents(), adopting(c.upstream, c.wantedRun, c.log), c.closeStreams, c.log),
 		serveHTTP(bounded(c.owner, "owner", c.refused, nil), c.server.Owner(), nil, c.server.Close, c.log),
+	}
+	if c.allocation != nil {
+		parts = append(parts, c.attendAllocation)
 	}
 	if c.gateway == nil {
 		return parts

@@ -177,7 +177,7 @@ func TestJSON(t *testing.T) {
 		"kv get":   {"kv_get", "kv get " + kvKey(1, 3).String() + " --disk kv --out block"},
 		"kv bench": {"kv_bench", "kv bench --disk kv --size 4KiB --total 8KiB"},
 	}
-	servers := []string{"serve", "gateway", "agent", "engine sim", "local-job"} // they print nothing but logs, and errors
+	servers := []string{"serve", "gateway", "agent", "engine sim", "local-job", "keeper"} // they print nothing but logs, and errors
 	for path := range everyCommand(newApp(testIO(nil))) {
 		c, ok := calls[path]
 		if ok == slices.Contains(servers, path) {

@@ -22,6 +22,9 @@ func printHandovers(inv *invocation, reps []*apiv1.ReplicaStatus, now time.Time)
 
 // successorText is how far the successor is, or when it is started and what that rests on.
 func successorText(h *apiv1.Handover, now time.Time) string {
+	if h.StartAt == nil {
+		return h.GapReason
+	}
 	if h.Successor == "" {
 		return fmt.Sprintf("its successor is started %s: expected are %s in the queue, %s to start and %s to drain",
 			inText(h.StartAt.AsTime().Sub(now)), estimateText(h.Queue.AsDuration(), h.QueueSamples),

@@ -34,6 +34,8 @@ func serveCommand(std IO) *cli.Command {
 			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
 			&cli.BoolFlag{Name: "replace", Usage: "ask the controller that runs to make way, and take its place"},
 			&cli.BoolFlag{Name: "no-gateway", Usage: "no gateway in this process"},
+			&cli.StringFlag{Name: "allocation", Hidden: true, Usage: "folder of the Slurm job whose nodes it serves on (penstock render)"},
+			&cli.IntFlag{Name: "launcher", Hidden: true, Usage: "process ID of the srun that has started the keepers"},
 			logFileFlag(),
 		),
 		Action: action(std, parseServe, runServe),
@@ -44,14 +46,21 @@ type serveOptions struct {
 	detach, stop, noGateway bool
 	replace                 bool
 	logFile                 string // empty: stderr, or with detach one in the state folder
+	allocation              string // the job's folder
+	launcher                int
 }
 
 func parseServe(c *cli.Context) (serveOptions, error) {
 	_, err := nothing(c)
-	return serveOptions{c.Bool("detach"), c.Bool("stop"), c.Bool("no-gateway"), c.Bool("replace"), c.String("log-file")}, err
+	return serveOptions{
+		c.Bool("detach"), c.Bool("stop"), c.Bool("no-gateway"), c.Bool("replace"), c.String("log-file"), c.String("allocation"), c.Int("launcher"),
+	}, err
 }
 
 func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
+	if o.allocation != "" {
+		return serveAllocation(ctx, inv, o)
+	}
 	if o.stop {
 		return stopController(ctx, inv)
 	}
@@ -66,7 +75,7 @@ func runServe(ctx context.Context, inv *invocation, o serveOptions) error {
 			return err
 		}
 	}
-	c, err := newController(ctx, inv, o)
+	c, err := newController(ctx, inv, o, nil)
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ func envName(flag string) string {
 
 var settings = []setting{
 	{Key: "stateDir", Flag: "state-dir", Usage: "folder of the controller's state, on a filesystem that the nodes share", Default: defaultStateDir},
+	{Key: "slurmJob", Flag: "slurm-job", Usage: "ID of the Slurm job in which controller and gateway run (penstock render FILE | sbatch), instead of --state-dir", Default: fixed("")},
 	{Key: "runtimeDir", Flag: "runtime-dir", Usage: "node-local folder for sockets and locks", Default: defaultRuntimeDir},
 	{Key: "log.level", Flag: "log-level", Usage: "debug, info, warn or error", Default: fixed("info")},
 	{Key: "log.format", Flag: "log-format", Usage: "auto, console or json", Default: fixed("auto")},
@@ -115,6 +116,16 @@ func (r resolved) get(key string) string {
 	for _, v := range r.values {
 		if v.Key == key {
 			return v.Value
+		}
+	}
+	panic("no setting " + key)
+}
+
+// origin says where a setting's value is from.
+func (r resolved) origin(key string) string {
+	for _, v := range r.values {
+		if v.Key == key {
+			return v.Origin
 		}
 	}
 	panic("no setting " + key)

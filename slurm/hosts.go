@@ -12,6 +12,9 @@ const maxHosts = 1 << 17
 
 var errTooManyHosts = errors.New("more nodes than any cluster has")
 
+// Hosts takes a list of nodes apart, as SLURM_JOB_NODELIST holds it.
+func Hosts(list string) ([]string, error) { return expandHosts(list) }
+
 // expandHosts takes a list of nodes apart: node[1-3,7],gpu-[01-02]-ib becomes the single names. An empty list, and what Slurm
 // writes for none, are none.
 func expandHosts(list string) (names []string, err error) {

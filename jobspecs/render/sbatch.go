@@ -184,6 +184,11 @@ func pattern(path string) string { return strings.ReplaceAll(path, "%", "%%") }
 func (j SlurmJob) environment(b *strings.Builder) {
 	fmt.Fprintf(b, "export PENSTOCK_LAUNCH=%s\n", quote(j.Launch))
 	b.WriteString("PENSTOCK_RUN=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}-$(od -An -N6 -tx1 /dev/urandom | tr -d ' ')\nexport PENSTOCK_RUN\n")
+	endTime(b)
+}
+
+// endTime has the job know when its time is over.
+func endTime(b *strings.Builder) {
 	b.WriteString("if [ -z \"${SLURM_JOB_END_TIME:-}\" ]; then # older Slurms do not say when the job ends\n" +
 		"  SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s timeout 30 squeue --noheader --job=\"$SLURM_JOB_ID\" --format=%e)\n" +
 		"  export SLURM_JOB_END_TIME\nfi\n")
@@ -227,6 +232,5 @@ func (j SlurmJob) agent(nodes int) []string {
 	if j.KillWait > 0 {
 		argv = append(argv, "--kill-wait", j.KillWait.String())
 	}
-	warning := time.Duration(warnSeconds(j.Deployment.Serving.DrainTimeout.Std())) * time.Second
-	return append(argv, "--warning", warning.String())
+	return append(argv, "--warning", WarningBefore(j.Deployment.Serving.DrainTimeout.Std()).String())
 }

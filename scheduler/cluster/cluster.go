@@ -192,6 +192,9 @@ type Capacity struct {
 	Places bool
 	Nodes  []Node
 	At     time.Time
+	// EndsAt is when all of it ends: the time limit of a held allocation. A successor that is started there gains nothing.
+	// Zero = it does not, or nobody knows.
+	EndsAt time.Time
 }
 
 // Node is one machine, or one logical node of the local cluster.
@@ -203,6 +206,9 @@ type Node struct {
 	GPUs    []GPU
 	CPUs    int
 	Memory  uint64 // bytes
+	// Fabric is where the node hangs in the network: the names of the switches above it, the widest first, with dots between
+	// (spine.leaf2). Empty = unknown.
+	Fabric string
 }
 
 // GPU is one card as placement sees it.
@@ -210,6 +216,7 @@ type GPU struct {
 	ID     string // UUID of a real card, or a declared name such as node0-gpu1
 	Type   string // e.g. "NVIDIA H100 80GB HBM3"; empty = declared only
 	Memory uint64 // bytes; 0 = unknown
+	NUMA   string // the part of the node's memory that is near to it; empty = unknown
 }
 
 // Cluster is what the scheduler asks of every cluster. All calls honour the context's deadline and may be made from

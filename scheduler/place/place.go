@@ -2,8 +2,9 @@
 // an allocation that it holds. A replica of several nodes gets all of them at once or nothing (a gang).
 //
 // It is pure: what exists and what is used comes in, a placement or the reason why there is none comes out. It knows
-// nothing of deployments, launches or time; package plan calls it. GPUs inside a node are alike to it as long as their
-// type and memory are: which of them share a link or a NUMA node it does not know.
+// nothing of deployments, launches or time; package plan calls it, and Fit says how large an allocation has to be. GPUs
+// inside a node are alike to it as long as their type and memory are, but for the NUMA node that they belong to; of the
+// network it knows which switches nodes hang on, where somebody has said so.
 package place
 
 import (
@@ -25,6 +26,9 @@ type Request struct {
 	Spread string
 	// Among names the only nodes that will do; nil = any.
 	Among []string
+	// Near names replicas that should rather hang on one switch, such as those of one deployment, which hand KV cache to
+	// each other. Empty = none.
+	Near string
 }
 
 // Use is what is taken on one node.
@@ -34,6 +38,7 @@ type Use struct {
 	CPUs   int
 	Memory uint64
 	Spread string
+	Near   string
 }
 
 // Place finds nodes and GPUs for one replica. The error is a *NoFit. Neither argument is changed.
@@ -54,6 +59,10 @@ type Space struct {
 	// replicas counts all replicas of a node, spread those of the request at hand; spreadOf says whose they are.
 	replicas, spread []int32
 	spreadOf         string
+
+	leaves  []string           // of the fabric, by number; "" = unknown
+	mates   map[string][]int32 // replicas by Request.Near and leaf
+	matesOf []int32            // those of the request at hand; nil = none
 }
 
 // class is a kind of card. A replica's cards are all of one class.
@@ -71,12 +80,14 @@ type node struct {
 	cpusUsed int
 	memUsed  uint64
 	has      []int // cards by class
+	leaf     int
 }
 
 type card struct {
 	id    string
 	class int
 	used  bool
+	numa  string
 }
 
 // New works out what is left of a cluster. Nodes that are leaving are none any more; what is used on nodes that do not
@@ -86,13 +97,13 @@ func New(c cluster.Capacity, used []Use) *Space {
 	sorted = slices.DeleteFunc(sorted, func(n cluster.Node) bool { return n.Leaving })
 	s := &Space{
 		nodes: make([]node, len(sorted)), byName: make(map[string]int, len(sorted)),
-		members: map[string][]int{}, spread: make([]int32, len(sorted)), replicas: make([]int32, len(sorted)),
+		members: map[string][]int{}, mates: map[string][]int32{}, spread: make([]int32, len(sorted)), replicas: make([]int32, len(sorted)),
 	}
 	for i, n := range sorted {
-		s.nodes[i] = node{name: n.Name, up: n.Up, cpus: n.CPUs, memory: n.Memory, gpus: make([]card, len(n.GPUs))}
+		s.nodes[i] = node{name: n.Name, up: n.Up, cpus: n.CPUs, memory: n.Memory, gpus: make([]card, len(n.GPUs)), leaf: s.leaf(n.Fabric)}
 		s.byName[n.Name] = i
 		for k, g := range n.GPUs {
-			s.nodes[i].gpus[k] = card{id: g.ID, class: s.class(class{g.Type, g.Memory})}
+			s.nodes[i].gpus[k] = card{id: g.ID, class: s.class(class{g.Type, g.Memory}), numa: g.NUMA}
 		}
 	}
 	s.countCards()
@@ -143,6 +154,13 @@ func (s *Space) take(u Use) {
 	if u.Spread == s.spreadOf {
 		s.spread[i]++
 	}
+	if u.Near == "" || s.leaves[n.leaf] == "" {
+		return
+	}
+	if s.mates[u.Near] == nil {
+		s.mates[u.Near] = make([]int32, len(s.leaves))
+	}
+	s.mates[u.Near][n.leaf]++
 }
 
 // matches reports whether cards of the class will do. What is unknown of a card will not, where it was asked for.
@@ -152,12 +170,15 @@ func (c class) matches(r jobspecs.GPURequest) bool {
 
 // Place takes the best nodes for one replica out of the space; with an error, a *NoFit, nothing is taken.
 //
-// Of the kinds of cards that will do it prefers those with the least memory, then nodes that are left with the fewest
-// free cards of that kind (so that whole nodes stay free for others), then nodes with fewer replicas of the same Spread,
-// then nodes with fewer replicas, then the first by name. Without GPUs there is nothing to pack, and it spreads.
+// Of the kinds of cards that will do it prefers those with the least memory, then nodes on a switch with replicas of the same
+// Near, then nodes that are left with the fewest free cards of that kind (so that whole nodes stay free for others), then
+// nodes with fewer replicas of the same Spread, then nodes with fewer replicas, then the first by name. Without GPUs there is
+// nothing to pack, and it spreads. A gang keeps to the lowest part of the network that has room for it. Inside a node the
+// cards are of one NUMA node where one has enough.
 func (s *Space) Place(r Request) ([]cluster.Placement, error) {
 	r.Nodes = max(1, r.Nodes)
 	s.count(r.Spread)
+	s.matesOf = s.mates[r.Near]
 	for _, c := range s.suitable(r.GPUs) {
 		if nodes := s.best(r, c); nodes != nil {
 			return s.grant(nodes, c, r), nil
@@ -231,6 +252,7 @@ func (s *Space) best(r Request, c int) []int {
 	if len(fit) < r.Nodes {
 		return nil
 	}
+	fit = s.together(fit, r.Nodes)
 	slices.SortFunc(fit, func(a, b int) int {
 		return cmp.Or(cmp.Compare(s.rank(a, c), s.rank(b, c)), cmp.Compare(a, b))
 	})
@@ -252,9 +274,13 @@ func (s *Space) bestOne(r Request, c int) []int {
 	return []int{best}
 }
 
-// rank orders nodes by how well they suit, the lowest best: free cards before replicas of the Spread before replicas.
+// rank orders nodes by how well they suit, the lowest best: mates on the switch before free cards before replicas of the
+// Spread before replicas.
 func (s *Space) rank(i, c int) uint64 {
 	rank := uint64(s.spread[i])<<20 | uint64(s.replicas[i])
+	if s.matesOf != nil && s.matesOf[s.nodes[i].leaf] == 0 {
+		rank |= 1 << 60
+	}
 	if c != none {
 		rank |= uint64(s.free[c][i]) << 40
 	}
@@ -278,16 +304,8 @@ func (s *Space) grant(nodes []int, c int, r Request) []cluster.Placement {
 	placed := make([]cluster.Placement, len(nodes))
 	for k, i := range nodes {
 		n := &s.nodes[i]
-		placed[k].Node = n.name
-		for _, g := range n.gpus {
-			if len(placed[k].GPUs) == r.GPUs.Count {
-				break
-			}
-			if !g.used && g.class == c {
-				placed[k].GPUs = append(placed[k].GPUs, g.id)
-			}
-		}
-		s.take(Use{Node: n.name, GPUs: placed[k].GPUs, CPUs: r.CPUs, Memory: r.Memory, Spread: r.Spread})
+		placed[k] = cluster.Placement{Node: n.name, GPUs: n.cards(c, r.GPUs.Count)}
+		s.take(Use{Node: n.name, GPUs: placed[k].GPUs, CPUs: r.CPUs, Memory: r.Memory, Spread: r.Spread, Near: r.Near})
 	}
 	return placed
 }

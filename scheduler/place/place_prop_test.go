@@ -21,9 +21,11 @@ func drawCapacity(t *rapid.T) cluster.Capacity {
 		n := cluster.Node{Name: fmt.Sprintf("n%d", i), Up: rapid.IntRange(0, 4).Draw(t, "up") > 0}
 		n.CPUs = rapid.SampledFrom([]int{0, 8, 16}).Draw(t, "cpus")
 		n.Memory = rapid.SampledFrom([]uint64{0, 64 << 30}).Draw(t, "memory")
+		n.Fabric = rapid.SampledFrom([]string{"", "s0.l0", "s0.l1", "s1.l0", "s1"}).Draw(t, "fabric")
 		for k := range rapid.IntRange(0, 5).Draw(t, "gpus") {
 			g := rapid.SampledFrom(kinds).Draw(t, "kind")
 			g.ID = fmt.Sprintf("n%d-g%d", i, k)
+			g.NUMA = rapid.SampledFrom([]string{"", "0", "1"}).Draw(t, "numa")
 			n.GPUs = append(n.GPUs, g)
 		}
 		c.Nodes = append(c.Nodes, n)
@@ -41,6 +43,7 @@ func drawRequest(t *rapid.T) Request {
 		CPUs:   rapid.SampledFrom([]int{0, 4, 9}).Draw(t, "cpus wanted"),
 		Memory: rapid.SampledFrom([]uint64{0, 20 << 30}).Draw(t, "memory wanted"),
 		Spread: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "spread"),
+		Near:   rapid.SampledFrom([]string{"", "p"}).Draw(t, "near"),
 	}
 }
 
@@ -123,7 +126,7 @@ func TestEveryPlacementIsSound(t *testing.T) {
 					}
 					taken[id] = true
 				}
-				used = append(used, Use{Node: p.Node, GPUs: p.GPUs, CPUs: r.CPUs, Memory: r.Memory, Spread: r.Spread})
+				used = append(used, Use{Node: p.Node, GPUs: p.GPUs, CPUs: r.CPUs, Memory: r.Memory, Spread: r.Spread, Near: r.Near})
 			}
 			if len(nodes) != r.Nodes || len(used0) > 1 {
 				t.Fatalf("%d nodes, kinds %v for %+v", len(nodes), used0, r)

@@ -17,7 +17,7 @@ type Handover struct {
 	Launch  cluster.LaunchID // whose job ends
 	EndsAt  time.Time
 	LeaveBy time.Time // it drains then, whatever its successor does
-	StartAt time.Time // the successor is started then
+	StartAt time.Time // the successor is started then; zero = there is none, and Why says why
 	// What the successor is expected to take, and from how many launches that was learned (0 = a default).
 	Queue, StartUp Estimate
 	Drain          time.Duration
@@ -146,6 +146,9 @@ func (p *planner) slack(s *sight, end time.Time) time.Duration {
 func (p *planner) expect(h *Handover, d *deployment, r *role, s *sight) {
 	next := s.successor
 	switch {
+	case next == nil && p.endsTogether(d, h.EndsAt):
+		h.StartAt, h.Why = time.Time{}, "the whole allocation ends then"
+		return
 	case next == nil && p.full[r]:
 		h.ReadyAt = h.EndsAt.Add(h.StartUp.Value)
 		h.Why = "there is no room for a successor beside it"
@@ -222,12 +225,20 @@ func (p *planner) handOver(d *deployment, r *role, current []*sight) {
 			p.leave(d, s, h, "job %s ends at %s; its successor %s is not ready", s.Job, clock(h.EndsAt), next.ID)
 		case leave:
 			p.leave(d, s, h, "job %s ends at %s; it has no successor", s.Job, clock(h.EndsAt))
+		case next == nil && p.endsTogether(d, h.EndsAt):
 		case next == nil && !p.now.Before(h.StartAt):
 			p.succeed(d, r, s, h)
 		case next != nil && h.Gap > 0:
 			p.gap(next.Launch, h)
 		}
 	}
+}
+
+// endsTogether: all that the cluster has ends at that time too, so that a successor there would end with its predecessor. What
+// follows is another allocation's business.
+func (p *planner) endsTogether(d *deployment, end time.Time) bool {
+	c := p.clusters[d.Spec.Cluster]
+	return c != nil && !c.Capacity.EndsAt.IsZero() && !end.Before(c.Capacity.EndsAt.Add(-time.Minute))
 }
 
 // handovers describes the handovers of a role, in the order of its replicas.

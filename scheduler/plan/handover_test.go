@@ -207,3 +207,38 @@ func TestQuantile(t *testing.T) {
 		}
 	}
 }
+
+// Where all that a cluster has ends with a replica's job, no successor is started there, and nothing is said of one.
+func TestNoSuccessorInAnAllocationThatEnds(t *testing.T) {
+	t.Parallel()
+	m := limited(2, time.Hour)
+	ends := m.now.Add(time.Hour)
+	seen := func() Seen {
+		s := m.seen()
+		c := s.Clusters[m.kind]
+		c.Capacity.EndsAt = ends
+		for i := range c.Jobs {
+			c.Jobs[i].EndsAt = ends
+		}
+		s.Clusters[m.kind] = c
+		return s
+	}
+	for m.now.Before(ends.Add(-2 * time.Minute)) {
+		r := Look(m.wanted, seen(), m.now)
+		for _, a := range r.Actions {
+			if a.Verb == Start && a.New.Replaces != "" {
+				t.Fatalf("%s before the end: %s", ends.Sub(m.now), show(a))
+			}
+		}
+		for _, h := range r.Handovers {
+			if !h.StartAt.IsZero() || h.Gap != 0 || h.Why == "" {
+				t.Fatalf("%+v", h)
+			}
+		}
+		m.submitted(r.Actions, func(Action) time.Duration { return 0 })
+		m.tick(30 * time.Second)
+	}
+	if m.ready() != 2 {
+		t.Errorf("%d replicas serve", m.ready())
+	}
+}

@@ -105,8 +105,8 @@ func (p *planner) tooMuch(d *deployment) string {
 
 // requestOf is what one replica of a role needs.
 func requestOf(d *deployment, spec jobspecs.Deployment, kind jobspecs.RoleKind) place.Request {
-	r := spec.Roles[kind]
-	return place.Request{Nodes: nodes(r), GPUs: r.GPUs, CPUs: r.CPUs, Memory: uint64(r.Memory), Spread: d.Name + "/" + string(kind)}
+	spec.Name = d.Name // of a deployment that is gone only the name is left
+	return place.RequestOf(spec, kind)
 }
 
 // among names the only nodes for the replicas of a deployment whose file declares nodes of this machine; nil = any.
@@ -144,7 +144,7 @@ func uses(d *deployment, l *cluster.Launch) []place.Use {
 	need := requestOf(d, spec, l.Role)
 	used := make([]place.Use, len(l.Placement))
 	for i, at := range l.Placement {
-		used[i] = place.Use{Node: at.Node, GPUs: at.GPUs, CPUs: need.CPUs, Memory: need.Memory, Spread: need.Spread}
+		used[i] = place.Use{Node: at.Node, GPUs: at.GPUs, CPUs: need.CPUs, Memory: need.Memory, Spread: need.Spread, Near: need.Near}
 	}
 	return used
 }

@@ -22,16 +22,21 @@ func (in statusInput) addHandover(r *apiv1.ReplicaStatus, l cluster.Launch) {
 	}
 	r.EndsAt = timestamppb.New(h.EndsAt)
 	r.Handover = &apiv1.Handover{
-		LeaveBy: timestamppb.New(h.LeaveBy), StartAt: timestamppb.New(h.StartAt), Drain: durationpb.New(h.Drain),
+		LeaveBy: timestamppb.New(h.LeaveBy), Drain: durationpb.New(h.Drain),
 		Queue: durationpb.New(h.Queue.Value), QueueSamples: uint32(h.Queue.Samples),
 		StartUp: durationpb.New(h.StartUp.Value), StartUpSamples: uint32(h.StartUp.Samples),
 		Successor: string(h.Successor),
+	}
+	if !h.StartAt.IsZero() {
+		r.Handover.StartAt = timestamppb.New(h.StartAt)
 	}
 	if !h.ReadyAt.IsZero() {
 		r.Handover.ReadyAt = timestamppb.New(h.ReadyAt)
 	}
 	if h.Gap > 0 {
 		r.Handover.Gap, r.Handover.GapReason = durationpb.New(h.Gap), h.Why
+	} else if h.StartAt.IsZero() {
+		r.Handover.GapReason = h.Why
 	}
 }
 

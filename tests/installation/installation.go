@@ -23,6 +23,8 @@ type Installation struct {
 	Dir    string // short: unix sockets lie under it
 	Binary string
 	Extra  []string // further environment of every command
+	// StateDir is where the state is; empty = a folder in Dir.
+	StateDir string
 	// As is the user that runs every command; nil = who runs the test. Only root can choose another one.
 	As *syscall.Credential
 	// On makes a command that runs somewhere else, such as on a machine of a test bed: with an environment of its own, in
@@ -44,7 +46,12 @@ func (s *Installation) Env() []string {
 }
 
 // State is the state folder.
-func (s *Installation) State() string { return filepath.Join(s.Dir, "state") }
+func (s *Installation) State() string {
+	if s.StateDir != "" {
+		return s.StateDir
+	}
+	return filepath.Join(s.Dir, "state")
+}
 
 // Command makes a command of the program, in Dir.
 func (s *Installation) Command(ctx context.Context, args ...string) *exec.Cmd {

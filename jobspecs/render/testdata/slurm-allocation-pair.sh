@@ -1,0 +1,66 @@
+#!/bin/bash
+# Deployment x in one Slurm allocation: 2 nodes with 3 GPUs each for 1 prefill and 2 decode.
+# Submit it as it is or edited, as often as you like, at the same time too. Nothing here is secret.
+#SBATCH --job-name=penstock-x
+#SBATCH --partition=gpu
+#SBATCH --time=0-08:00:00
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=24
+#SBATCH --mem=204800M
+#SBATCH --gres=gpu:h100:3
+#SBATCH --signal=B:USR2@130
+#SBATCH --no-kill
+#SBATCH --requeue
+#SBATCH --export=NONE
+#SBATCH --open-mode=append
+
+umask 077
+penstock=/home/ada/bin/penstock
+root=/home/ada/.local/state/penstock/slurm/x # state: keys, revisions, usage; one folder for each job that runs at a time
+job=$root/jobs/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
+mkdir -p "$job" || exit
+
+# What this job serves. A changed text becomes a new revision.
+cat >"$job/deployment.yaml" <<'END_OF_DEPLOYMENT' || exit
+apiVersion: penstock/v1
+name: x
+model: {id: a/b}
+engine: {kind: sim}
+cluster: slurm
+roles: {prefill: {gpus: {count: 1, type: h100}}, decode: {replicas: 2, gpus: 1}}
+slurm: {time: 8h, partition: gpu}
+END_OF_DEPLOYMENT
+
+if [ -z "${SLURM_JOB_END_TIME:-}" ]; then # older Slurms do not say when the job ends
+  SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s timeout 30 squeue --noheader --job="$SLURM_JOB_ID" --format=%e)
+  export SLURM_JOB_END_TIME
+fi
+
+# One keeper on each node starts and ends replicas there, at the controller's word.
+srun --overlap "--nodes=$SLURM_JOB_NUM_NODES" "--ntasks=$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+  "--cpus-per-task=$SLURM_CPUS_ON_NODE" --gpu-bind=none --export=ALL --no-kill --kill-on-bad-exit=1 --input=none \
+  "$penstock" keeper --job-dir "$job" &
+srun=$!
+disown
+
+# Controller and gateway, on this node. Slurm's last word, TERM, comes to all processes of the job; its warning to this shell alone.
+over=
+trap 'over=1' TERM
+trap 'kill -s USR2 "$serve"' USR2
+while :; do
+  "$penstock" serve --allocation "$job" --launcher "$srun" &
+  serve=$!
+  while kill -0 "$serve" 2>/dev/null; do
+    wait "$serve" # comes back at every signal
+    code=$?
+  done
+  wait "$serve" 2>/dev/null # where a signal was what came last
+  last=$?
+  [ "$last" -eq 127 ] || code=$last
+  if [ -n "$over" ] || [ "$code" -le 128 ]; then
+    break
+  fi
+  sleep 1 # it has been killed; the replicas serve on, and the next one finds them
+done
+exit "$code"
