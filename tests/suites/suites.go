@@ -24,7 +24,7 @@ var whole = []string{"tests/script", "tests/engine", "tests/openai", "tests/atta
 // slurm is tested on a bed of namespaces; its tests wait most of the time.
 var (
 	slurm       = []string{"./tests/slurm"}
-	threeFaults = []string{"-parallel=6", "-run=^(TestRelease|TestConforms|TestInside|TestCancelled|TestPreempted|TestSubmitForgotten)$"}
+	threeFaults = []string{"-parallel=6", "-run=^(TestRelease|TestConforms|TestInside|TestCancelled|TestPreempted|TestSubmitForgotten|TestRendered)$"}
 	allFaults   = []string{"-parallel=6", "-faults=all"}
 )
 
