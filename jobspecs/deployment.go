@@ -198,7 +198,12 @@ type Serving struct {
 	MaxContext   int      `yaml:"maxContext,omitempty"`   // tokens; 0 = the engine's default
 	// AllowForeignGPUProcesses starts the engine although other processes hold memory on its cards.
 	AllowForeignGPUProcesses bool `yaml:"allowForeignGPUProcesses,omitempty"`
+	// Tenant is the only one that is served; empty = all, each with a cache of its own; SharedCache = all, out of one cache.
+	Tenant string `yaml:"tenant,omitempty"`
 }
+
+// SharedCache as Serving.Tenant says that tenants may find each other's prompts in an engine's cache.
+const SharedCache = "shared"
 
 // Lifetime says when a deployment ends by itself: whichever comes first. It is stopped then as by `penstock stop`, and
 // applying its file again starts it anew. Zero values = never.

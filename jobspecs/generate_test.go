@@ -24,6 +24,7 @@ func drawDeployment(t *rapid.T) Deployment {
 	v.Serving.DrainTimeout += drawDuration(t, "drain") / 2
 	v.Serving.Restarts = new(rapid.IntRange(0, 9).Draw(t, "restarts"))
 	v.Serving.MaxContext = rapid.IntRange(0, 1<<20).Draw(t, "context")
+	v.Serving.Tenant = maybe(t, "tenant", plainName)
 	v.Serving.AllowForeignGPUProcesses = rapid.Bool().Draw(t, "foreign")
 	for i := range rapid.IntRange(0, 3).Draw(t, "local nodes") {
 		v.Local.Nodes = append(v.Local.Nodes, LocalNode{Name: fmt.Sprintf("node-%d", i), GPUs: i})

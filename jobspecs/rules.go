@@ -148,6 +148,9 @@ var rules = map[string]rule{
 	"serving.maxContext":               {doc: "Longest prompt and answer together, in tokens; 0 = the engine's default.", max: 1 << 30, byValue: "0"},
 	"serving.allowForeignGPUProcesses": {doc: "Start although other processes hold memory on the cards.", byValue: "false"},
 
+	"serving.tenant": {doc: "The only tenant (of API keys) that is served; shared: all of them, out of one cache, which tells by its speed what others " +
+		"have asked. Needed where an engine does not part its cache by tenants. Default: all, each with a cache of its own.", form: plainName},
+
 	"lifetime":           {doc: "When the deployment is stopped by itself: whichever comes first. Applying the file again starts it anew."},
 	"lifetime.keepAlive": {doc: "So long after it was last applied or started."},
 	"lifetime.until":     {doc: "At this time, such as 2026-12-24T18:00:00Z.", form: moment},

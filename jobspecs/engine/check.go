@@ -39,6 +39,10 @@ func checkTraits(d jobspecs.Deployment, t Traits) (errs jobspecs.Errors) {
 		errs = append(errs, problem("model.adapters", "use vllm, or a deployment with merged weights",
 			"%s can't serve adapters under names of their own", kind))
 	}
+	if !t.PartsTenants() && d.Serving.Tenant == "" {
+		errs = append(errs, problem("serving.tenant", "name the one tenant that it serves, or write shared where all may share one cache",
+			"%s does not part its cache by tenants", kind))
+	}
 	for role, r := range d.Roles {
 		if role != jobspecs.Mixed && t.Disaggregation == NoDisaggregation {
 			errs = append(errs, problem("roles."+string(role), "use roles.mixed", "%s can't be split into prefill and decode", kind))

@@ -43,15 +43,20 @@ func TestCheck(t *testing.T) {
 		"cards and own program": {
 			"model: {id: m}\nengine: {kind: vllm, command: [/opt/vllm-cpu/bin/vllm, serve]}\nroles: {mixed: {}}", nil,
 		},
+		"no salt, and nobody says who shares": {
+			"model: {path: /m}\nengine: {kind: sglang}\nroles: {mixed: {gpus: 1}}",
+			[]string{"serving.tenant: sglang does not part its cache by tenants; name the one tenant that it serves, or write shared"},
+		},
+		"no salt, and one tenant": {"model: {path: /m}\nengine: {kind: sglang}\nroles: {mixed: {gpus: 1}}\nserving: {tenant: physics}", nil},
 		"trtllm outside Slurm": {
-			"model: {id: m}\nengine: {kind: trtllm}\nroles: {mixed: {nodes: 2, gpus: 1}}",
+			"model: {id: m}\nengine: {kind: trtllm}\nserving: {tenant: shared}\nroles: {mixed: {nodes: 2, gpus: 1}}",
 			[]string{"roles.mixed.nodes: trtllm over several nodes is one MPI world, which Slurm starts; cluster local can't; use cluster: slurm"},
 		},
 		"trtllm in Slurm": {
-			"model: {id: m}\nengine: {kind: trtllm}\ncluster: slurm\nroles: {mixed: {nodes: 2, gpus: 1}}", nil,
+			"model: {id: m}\nengine: {kind: trtllm}\nserving: {tenant: shared}\ncluster: slurm\nroles: {mixed: {nodes: 2, gpus: 1}}", nil,
 		},
 		"copies": {
-			"model: {id: m}\nengine: {kind: trtllm}\nroles: {mixed: {gpus: 2, parallel: {data: 2}}}",
+			"model: {id: m}\nengine: {kind: trtllm}\nserving: {tenant: shared}\nroles: {mixed: {gpus: 2, parallel: {data: 2}}}",
 			[]string{"roles.mixed.parallel.data: trtllm has no data parallel copies"},
 		},
 		"copies of llama.cpp": {
@@ -59,7 +64,7 @@ func TestCheck(t *testing.T) {
 			[]string{"roles.mixed.parallel.data: llamacpp has no data parallel copies"},
 		},
 		"copies over nodes, sglang": {
-			"model: {id: m}\nengine: {kind: sglang}\nroles: {mixed: {nodes: 2, gpus: 2, parallel: {data: 2}}}",
+			"model: {id: m}\nengine: {kind: sglang}\nserving: {tenant: shared}\nroles: {mixed: {nodes: 2, gpus: 2, parallel: {data: 2}}}",
 			[]string{"roles.mixed.parallel.data: sglang has data parallel copies on one node only"},
 		},
 		"copies over nodes, vllm": {
@@ -82,7 +87,7 @@ func TestCheck(t *testing.T) {
 			[]string{"model.adapters[0].path: a container can't mount", "model.path: a container can't mount"},
 		},
 		"connector that the engine lacks": {
-			"model: {path: /m}\nengine: {kind: sglang}\nroles: {mixed: {gpus: 1}}\nkv: {host: 1GiB, connector: lmcache}",
+			"model: {path: /m}\nengine: {kind: sglang}\nserving: {tenant: shared}\nroles: {mixed: {gpus: 1}}\nkv: {host: 1GiB, connector: lmcache}",
 			[]string{"kv.connector: lmcache is not there: sglang reaches LMCache through a server of LMCache's own"},
 		},
 		"connector to nowhere": {

@@ -124,6 +124,10 @@ type Traits struct {
 	Adapters bool
 }
 
+// PartsTenants tells whether no tenant can find another's prompts in the cache: by the engine's salt, or since the agent deals its
+// slots out.
+func (t Traits) PartsTenants() bool { return t.CacheSalt || t.Disaggregation == SlotFiles }
+
 // MetricNames are the Prometheus names that the agent reads; empty = the engine has none and the value is unknown.
 type MetricNames struct {
 	Running, Waiting   string // gauges

@@ -28,12 +28,12 @@ serving: {maxContext: 32768}`,
 model: {path: /models/DeepSeek-V3, servedName: deepseek}
 engine: {kind: sglang, args: [--trust-remote-code], container: CONTAINER}
 kv: {blockTokens: 64, host: 64GB}
-serving: {maxContext: 65536}`,
+serving: {maxContext: 65536, tenant: one}`,
 	jobspecs.TRTLLM: `
 model: {path: /models/Llama-405B, servedName: llama}
 engine: {kind: trtllm, container: CONTAINER}
 kv: {blockTokens: 32, host: 64GiB}
-serving: {maxContext: 8192}`,
+serving: {maxContext: 8192, tenant: one}`,
 	jobspecs.LlamaCpp: `
 model: {path: /models/qwen.gguf, servedName: qwen}
 engine: {kind: llamacpp, command: [/opt/llama/llama-server], args: [-np, 8], container: CONTAINER}
@@ -155,7 +155,7 @@ func TestConnectorLines(t *testing.T) {
 			var got strings.Builder
 			for _, connector := range slices.Sorted(maps.Keys(connectors)) {
 				for _, roles := range []string{"mixed: {gpus: 2}", "prefill: {gpus: 1}\n  decode: {gpus: 4}"} {
-					d := parse(t, "model: {path: /models/m}\nengine: {kind: "+string(kind)+"}\ncluster: slurm\nroles:\n  "+roles+"\nkv: "+connectors[connector])
+					d := parse(t, "model: {path: /models/m}\nengine: {kind: "+string(kind)+"}\ncluster: slurm\nroles:\n  "+roles+"\nserving: {tenant: one}\nkv: "+connectors[connector])
 					fmt.Fprintf(&got, "#### %s\n", connector)
 					if err := Check(d); err != nil {
 						fmt.Fprintf(&got, "refused: %v\n\n", err)

@@ -66,7 +66,7 @@ func holdBack(old, next View) View {
 	}
 	models := make(map[string]*apiv1.Model, len(next.Models))
 	for name, m := range next.Models {
-		if was := old.Models[name]; was != nil && was.State == m.State && was.Deployment == m.Deployment && was.Parent == m.Parent {
+		if was := old.Models[name]; was != nil && was.State == m.State && was.Deployment == m.Deployment && was.Parent == m.Parent && was.Tenant == m.Tenant {
 			m = was
 		}
 		models[name] = m

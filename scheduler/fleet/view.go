@@ -92,6 +92,9 @@ func (d Deployed) models(is state) []*apiv1.Model {
 		names = append(names, &apiv1.Model{Name: a.Name, Parent: base})
 	}
 	for _, m := range names {
+		if t := d.Spec.Serving.Tenant; t != jobspecs.SharedCache {
+			m.Tenant = t
+		}
 		m.Deployment, m.State, m.Reason, m.RetryAfter = d.Spec.Name, is.word, is.reason, is.retryAfter()
 		if !d.CreatedAt.IsZero() {
 			m.CreatedAt = timestamppb.New(d.CreatedAt)

@@ -16,7 +16,6 @@ import (
 	"github.com/penstock/penstock/jobspecs/engine"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/gateway/rawjson"
-	"github.com/penstock/penstock/scheduler/keys"
 	"github.com/penstock/penstock/scheduler/upstream"
 )
 
@@ -249,11 +248,11 @@ func withUsage(options []byte) []byte {
 // find looks the model up for the caller.
 func (g *Gateway) find(q *request) *apiError {
 	v := g.view.Load()
-	if m := v.models[q.modelName]; m != nil && (q.caller.key == nil || keys.Allows(q.caller.key, q.modelName)) {
+	if m := v.models[q.modelName]; m != nil && q.caller.may(m) {
 		q.model = m
 		return nil
 	}
-	known := v.known(q.caller.key)
+	known := v.known(q.caller)
 	names := make([]string, 0, len(known))
 	for _, k := range known {
 		names = append(names, strconv.Quote(k.Name))

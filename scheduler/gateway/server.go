@@ -135,7 +135,7 @@ func (g *Gateway) serveModels(w http.ResponseWriter, r *http.Request) {
 		refused.write(w)
 		return
 	}
-	known := g.view.Load().known(caller.key)
+	known := g.view.Load().known(caller)
 	if name, one := strings.CutPrefix(r.URL.Path, modelPrefix); one {
 		for _, m := range known {
 			if m.Name == name {

@@ -426,3 +426,16 @@ func TestBodiesThatNeverCome(t *testing.T) {
 		})
 	}
 }
+
+// TestOneTenantsModel: a model that serves one tenant is there for nobody else.
+func TestOneTenantsModel(t *testing.T) {
+	g := newTestGateway(t, 1, func(o *Options) { o.RequireKey = true })
+	g.apply(&apiv1.WatchResponse{
+		Models: []*apiv1.Model{{Name: "m", Deployment: "d", State: "ready", Tenant: "tenant-aaaaaaa1"}},
+		Keys:   []*apiv1.Key{key("aaaaaaa1", nil), key("bbbbbbb1", nil)},
+	})
+	if w := g.post(pathCompletions, plain, "Authorization", "Bearer "+secret("aaaaaaa1")); w.Code != http.StatusOK {
+		t.Errorf("its own tenant: %d %s", w.Code, w.Body)
+	}
+	wantError(t, g.post(pathCompletions, plain, "Authorization", "Bearer "+secret("bbbbbbb1")), 404, "model_not_found", "there is none at present")
+}

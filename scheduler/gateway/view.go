@@ -143,11 +143,16 @@ func (f *feed) build() *view {
 	return v
 }
 
-// known lists the models that a key may use, by name.
-func (v *view) known(k *apiv1.Key) []*apiv1.Model {
+// may tells whether a model is there for a caller: for its key, and for its tenant.
+func (c caller) may(m *apiv1.Model) bool {
+	return (c.key == nil || keys.Allows(c.key, m.Name)) && (m.Tenant == "" || m.Tenant == c.tenant)
+}
+
+// known lists the models that a caller may use, by name.
+func (v *view) known(c caller) []*apiv1.Model {
 	var out []*apiv1.Model
-	for name, m := range v.models {
-		if k == nil || keys.Allows(k, name) {
+	for _, m := range v.models {
+		if c.may(m) {
 			out = append(out, m)
 		}
 	}

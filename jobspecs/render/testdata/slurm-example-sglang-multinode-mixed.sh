@@ -1,5 +1,5 @@
 #!/bin/bash
-# Deployment deepseek-v3, role mixed, revision content 3fa8c4741c3b.
+# Deployment deepseek-v3, role mixed, revision content 4a71659fa029.
 # Penstock's agent starts the engine, restarts it, drains it, and ends it with all it started. Nothing here is secret.
 #SBATCH --job-name=deepseek-v3-mixed-0-k3v9x2mq
 #SBATCH --comment=penstock:0123456789ab:deepseek-v3

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Deployment trt-llama, role mixed, revision content b47cee88ad9b.
+# Deployment trt-llama, role mixed, revision content c85f4fdac836.
 # Penstock's agent starts the engine, restarts it, drains it, and ends it with all it started. Nothing here is secret.
 #SBATCH --job-name=trt-llama-mixed-0-k3v9x2mq
 #SBATCH --comment=penstock:0123456789ab:trt-llama
