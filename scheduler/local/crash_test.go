@@ -127,17 +127,17 @@ func TestProgramsMissing(t *testing.T) {
 		}
 		m.eventually("the shim of rank 0 has ended", func() bool { m.reap(); return len(m.Cluster.shims) == 0 })
 		m.neverRan("")
-		m.nothingOnDisk(before)
+		m.onDisk(before, 0)
 	})
 }
 
-// nothingOnDisk checks that only so many jobs have left files.
-func (m *machine) nothingOnDisk(jobs int) {
+// onDisk checks how many jobs have left folders, and how many locks are there.
+func (m *machine) onDisk(jobs, locked int) {
 	m.t.Helper()
 	folders, _ := os.ReadDir(m.o.Dir)
 	locks, _ := filepath.Glob(filepath.Join(m.o.RuntimeDir, "chat-*"))
-	if len(folders) != jobs || len(locks) != jobs {
-		m.t.Errorf("%d jobs left the folders %v and the locks %v", jobs, folders, locks)
+	if len(folders) != jobs || len(locks) != locked {
+		m.t.Errorf("folders %v and locks %v, want %d and %d", folders, locks, jobs, locked)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestDiskFull(t *testing.T) {
 		if !errors.Is(err, cluster.ErrRefused) || !strings.Contains(err.Error(), "no space left on device") {
 			t.Fatalf("Submit: %v", err)
 		}
-		m.nothingOnDisk(0)
+		m.onDisk(0, 0)
 	}
 	// The disk is still full: the job can be stopped, and its exit status is kept.
 	id := m.ids()[0]

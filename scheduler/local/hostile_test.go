@@ -80,7 +80,7 @@ func TestLogsOfStrangers(t *testing.T) {
 			if _, err := m.Submit(t.Context(), sub); !errors.Is(err, cluster.ErrRefused) {
 				t.Errorf("Submit: %v", err)
 			}
-			m.nothingOnDisk(0)
+			m.onDisk(0, 0)
 		})
 	}
 }

@@ -88,7 +88,14 @@ func (c *Cluster) look(id jobID) (seenJob, bool) {
 		c.o.Log.Warn().Err(err).Str("job", string(id)).Msg("stop cannot be read")
 	}
 	summarise(&j.Job, ranks, stop != nil)
-	if stop != nil && j.State != cluster.JobEnded {
+	switch {
+	case j.State == cluster.JobEnded:
+		// How each rank ended is written down, so that nobody asks its lock any more; an agent that comes late finds none,
+		// and ends. The name is this job's alone, whatever starts meanwhile.
+		for rank := range ranks {
+			_ = os.Remove(c.lockPath(id, rank)) // mostly gone already; tried again at the next look
+		}
+	case stop != nil:
 		c.enforce(id, time.Duration(stop.Grace))
 	}
 	return j, true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,51 @@ func TestShimAndAgentKilled(t *testing.T) {
 	m.kill(m.shims(id))
 	m.kill(agents)
 	m.wantEnd(id, nil, "without an exit status")
+}
+
+// TestNotEndedBeforeItsMemoryIsGone: what a dead rank has left behind is killed, and holds its memory, and an engine's GPU,
+// for a while after that. The rank has not ended before.
+func TestNotEndedBeforeItsMemoryIsGone(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	file := filepath.Join(m.root, "hog")
+	id := m.mustSubmit(m.submission(script{Escape: true, Hog: file}))
+	agents := roots(m.serving(id))
+	pid := 0
+	m.eventually("the child has its memory", func() bool {
+		text, _ := os.ReadFile(file)
+		pid, _ = strconv.Atoi(string(text))
+		return pid != 0
+	})
+	m.kill(m.shims(id))
+	m.kill(agents)
+	m.eventually("the job ends", func() bool {
+		state := m.job(id).State
+		if ended := state == cluster.JobEnded; ended && !readStat(pid).dead {
+			t.Fatal("the job has ended, and its child is not gone")
+		}
+		return state == cluster.JobEnded
+	})
+}
+
+// TestLocksOfTheEnded: nothing of a job that has ended stays among the locks, however it has ended.
+func TestLocksOfTheEnded(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	well := m.mustSubmit(m.submission(script{Exit: &cluster.Exit{}}, script{Exit: &cluster.Exit{Code: 3}}))
+	lives := m.mustSubmit(m.submission(script{}))
+	killed := m.mustSubmit(m.submission(script{}))
+	m.serving(lives)
+	m.serving(killed)
+	m.wipe(killed)
+	m.ended(well)
+	m.ended(killed)
+	names, err := filepath.Glob(filepath.Join(m.o.RuntimeDir, "*.*.lock"))
+	if err != nil || len(names) != 1 || names[0] != m.lockPath(lives, 0) {
+		t.Errorf("locks %v, %v; want that of %s", names, err, lives)
+	}
+	m.wantState(lives, cluster.JobRunning, "")
+	m.wantState(well, cluster.JobEnded, "exited with code 3")
 }
 
 func TestShimStuck(t *testing.T) {

@@ -65,8 +65,9 @@ type Cluster struct {
 	fs statefile.FS
 
 	mu       sync.Mutex
-	shims    []int              // children of this process that nobody has waited for
-	stopping map[jobID]stopping // what this Cluster knows of stops, by the monotonic clock
+	shims    []int                // children of this process that nobody has waited for
+	doubted  map[string]time.Time // ranks without a living process, as far as it shows; by the monotonic clock
+	stopping map[jobID]stopping   // what this Cluster knows of stops, by the monotonic clock
 }
 
 var _ cluster.Submitter = (*Cluster)(nil)
@@ -96,7 +97,7 @@ func New(o Options) (*Cluster, error) {
 			return nil, fmt.Errorf("local cluster: %w", err)
 		}
 	}
-	return &Cluster{o: o, fs: statefile.OS{}, stopping: map[jobID]stopping{}}, nil
+	return &Cluster{o: o, fs: statefile.OS{}, stopping: map[jobID]stopping{}, doubted: map[string]time.Time{}}, nil
 }
 
 // Kind returns local.

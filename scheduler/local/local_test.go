@@ -202,7 +202,7 @@ func TestEndedJobsAreForgotten(t *testing.T) {
 	if jobs := m.jobs(); len(jobs) != 0 {
 		t.Errorf("jobs %+v", jobs)
 	}
-	m.nothingOnDisk(0)
+	m.onDisk(0, 0)
 }
 
 func TestUnfinishedFoldersAreTidied(t *testing.T) {
@@ -223,7 +223,7 @@ func TestUnfinishedFoldersAreTidied(t *testing.T) {
 	if jobs := m.jobs(); len(jobs) != 0 {
 		t.Errorf("jobs %+v", jobs)
 	}
-	m.nothingOnDisk(1)
+	m.onDisk(1, 1)
 	if _, err := os.Stat(fresh.tmp); err != nil {
 		t.Errorf("the fresh one: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,7 @@ func TestMain(m *testing.M) {
 		case controllerArg:
 			os.Exit(controllerMain(os.Args[2]))
 		case childArg:
+			hog(os.Args[2])
 			time.Sleep(time.Hour)
 		}
 	}
@@ -52,8 +54,30 @@ type script struct {
 	Exit     *cluster.Exit `json:"exit,omitempty"`     // ends like this at once
 	Stubborn bool          `json:"stubborn,omitempty"` // ignores SIGTERM
 	Escape   bool          `json:"escape,omitempty"`   // leaves a child behind in a session of its own
+	Hog      string        `json:"hog,omitempty"`      // the child takes much memory, and writes its number here
 	NoLock   bool          `json:"noLock,omitempty"`   // does not hold its rank's lock
 	Ready    string        `json:"ready"`              // where it writes its environment once it is set up
+}
+
+// hogBytes takes the kernel long enough to give back that looks at the process table fall into that time.
+const hogBytes = 256 << 20
+
+// hog takes much memory and says so in a file; nothing where that has no name.
+func hog(file string) {
+	if file == "" {
+		return
+	}
+	memory, err := unix.Mmap(-1, 0, hogBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		panic(err)
+	}
+	_ = unix.Madvise(memory, unix.MADV_NOHUGEPAGE) // small pages take longest
+	for i := 0; i < len(memory); i += os.Getpagesize() {
+		memory[i] = 1
+	}
+	if err := os.WriteFile(file, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		panic(err)
+	}
 }
 
 func agentMain(arg string) int {
@@ -69,7 +93,7 @@ func agentMain(arg string) int {
 		defer lock.Close()
 	}
 	if s.Escape {
-		child := exec.Command(os.Args[0], childArg, "-")
+		child := exec.Command(os.Args[0], childArg, s.Hog)
 		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := child.Start(); err != nil {
 			panic(err)

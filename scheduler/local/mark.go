@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,31 +26,45 @@ type found struct {
 	mark        mark
 }
 
-// find lists the living processes of this user that carry the mark, this process itself left out. What does not show its
-// environment (another user's, or one that has overwritten it) is not found. An error means that an empty list would say
-// nothing.
-func find(m mark) ([]found, error) {
+// doubt is how long find waits for processes that do not show whose they are: others of this user may hang on their way in
+// or out, and are none of a job's.
+const doubt = time.Second
+
+// find is search for those who cannot look again later: it waits a while for processes that are veiled.
+func find(m mark) (list []found, err error) {
+	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+		list, veiled, err := search(m)
+		if err != nil || !veiled || time.Since(begun) > doubt {
+			return list, err
+		}
+	}
+}
+
+// search lists the living processes of this user that carry the mark, this process itself left out. What does not show its
+// environment (another user's, or one that has overwritten it) is not found. veiled: some show nothing for now, and may
+// carry it. An error means that an empty list would say nothing.
+func search(m mark) (list []found, veiled bool, err error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return nil, false, fmt.Errorf("list processes: %w", err)
 	}
 	names, err := dir.Readdirnames(-1)
 	_ = dir.Close()
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return nil, false, fmt.Errorf("list processes: %w", err)
 	}
-	var list []found
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		got, ok := markOf(pid)
-		if ok && m.matches(got) {
-			list = append(list, found{pid: pid, parent: parentOf(pid), mark: got})
+		got, shows := markOf(pid)
+		veiled = veiled || shows == nothingYet
+		if shows == aMark && m.matches(got) {
+			list = append(list, found{pid: pid, parent: readStat(pid).parent, mark: got})
 		}
 	}
-	return list, nil
+	return list, veiled, nil
 }
 
 func (m mark) matches(got mark) bool {
@@ -62,23 +77,73 @@ func (m mark) matches(got mark) bool {
 // maxEnviron bounds how much of an environment is read: more than the kernel lets a program have by default.
 const maxEnviron = 8 << 20
 
-// markOf reads the mark of a process of this user; false = it has none or does not show it.
-func markOf(pid int) (m mark, ok bool) {
+// shown is what a process shows of where it belongs.
+type shown int
+
+const (
+	noMark     shown = iota // it has none, or may not be looked at
+	aMark                   //
+	nothingYet              // it gives its memory back, or becomes another program, just now
+)
+
+// markOf reads the mark of a process of this user.
+func markOf(pid int) (mark, shown) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil || int(st.Uid) != os.Geteuid() {
-		return mark{}, false
+		return mark{}, noMark
 	}
-	f, err := os.Open(dir + "/environ")
+	environ, err := readEnviron(dir + "/environ")
+	if err != nil && !gone(err) { // some kernels call the environment gone where others show an empty one
+		return mark{}, noMark
+	}
+	for look := 0; len(environ) == 0; look++ { // so it is of a zombie and of a program without one too
+		now := readStat(pid)
+		environ = environOfThreads(dir) // also of the first one again, which may just have become a program
+		switch {
+		case len(environ) > 0:
+		case now.dead:
+			return mark{}, noMark
+		case now.ending || !now.loaded:
+			return mark{}, nothingYet
+		case look == emptyLooks:
+			return mark{}, noMark
+		}
+	}
+	if m, ok := parseMark(environ); ok {
+		return m, aMark
+	}
+	return mark{}, noMark
+}
+
+// emptyLooks is how often a program that shows an empty environment is looked at again: it may become one program after
+// another.
+const emptyLooks = 2
+
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
+
+func readEnviron(path string) ([]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return mark{}, false
+		return nil, err
 	}
 	defer f.Close()
-	environ, err := io.ReadAll(io.LimitReader(f, maxEnviron))
+	return io.ReadAll(io.LimitReader(f, maxEnviron))
+}
+
+// environOfThreads reads the environment from the first thread that shows it: a process lives on when its first thread,
+// for which it is named, has ended.
+func environOfThreads(dir string) []byte {
+	threads, err := os.ReadDir(dir + "/task")
 	if err != nil {
-		return mark{}, false
+		return nil
 	}
-	return parseMark(environ)
+	for _, thread := range threads {
+		if environ, err := readEnviron(dir + "/task/" + thread.Name() + "/environ"); err == nil && len(environ) > 0 {
+			return environ
+		}
+	}
+	return nil
 }
 
 // parseMark reads a mark out of an environment as /proc shows it. Of a variable that is there twice the first one counts,
@@ -106,19 +171,49 @@ func parseMark(environ []byte) (m mark, ok bool) {
 	return m, m.shim != "" || m.Launch != "" && m.Run != ""
 }
 
-// parentOf reads a process's parent; 0 = unknown.
-func parentOf(pid int) int {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+// stat is what /proc/PID/stat tells of a process.
+type stat struct {
+	parent int  // 0 = unknown
+	dead   bool // only its entry in the process table is left, or not even that
+	ending bool // on its way out; it may still hold memory and a GPU
+	loaded bool // runs a program and shows where its environment is, or is a thread of the kernel, which has none
+}
+
+// Places of the fields of /proc/PID/stat, counted from the state, the first after the name, and bits of the kernel's flags:
+// PF_EXITING and PF_KTHREAD.
+const (
+	statState, statParent, statFlags, statThreads, statEnvEnd = 0, 1, 6, 17, 48
+
+	flagEnding = 0x4
+	flagKernel = 0x200000
+)
+
+// readStat reads one process; what cannot be read is dead.
+func readStat(pid int) stat {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0
+		return stat{dead: true}
 	}
+	return parseStat(text)
+}
+
+func parseStat(text []byte) stat {
 	// The name in parentheses may hold anything: the fields begin after the last one.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 2 {
-		return 0
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) <= statThreads {
+		return stat{dead: true}
 	}
-	parent, _ := strconv.Atoi(fields[1]) // not a number: unknown
-	return parent
+	number := func(field int) int {
+		n, _ := strconv.Atoi(fields[field]) // not a number: 0, which means unknown
+		return n
+	}
+	flags := number(statFlags)
+	return stat{
+		parent: number(statParent),
+		dead:   fields[statState] == "X" || fields[statState] == "Z" && number(statThreads) <= 1, // the state is the first thread's
+		ending: flags&flagEnding != 0,
+		loaded: flags&flagKernel != 0 || len(fields) > statEnvEnd && fields[statEnvEnd] != "0",
+	}
 }
 
 // roots are those whose parent is not among them: of a job's processes, the agents.
@@ -140,7 +235,7 @@ func roots(list []found) (top []found) {
 func send(list []found, sig unix.Signal) error {
 	var all error
 	for _, p := range list {
-		if err := p.signal(sig); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, fs.ErrNotExist) {
+		if err := p.signal(sig); err != nil && !gone(err) {
 			all = errors.Join(all, fmt.Errorf("signal process %d: %w", p.pid, err))
 		}
 	}
@@ -153,8 +248,8 @@ func (p found) signal(sig unix.Signal) error {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if now, ok := markOf(p.pid); !ok || now != p.mark {
-		return nil // it ended, or its number names another process now
+	if now, _ := markOf(p.pid); now != p.mark {
+		return nil // it ended or is about to, or its number names another process now
 	}
 	return unix.PidfdSendSignal(fd, sig, nil, 0)
 }

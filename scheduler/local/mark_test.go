@@ -1,6 +1,9 @@
 package local
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -29,6 +32,58 @@ func TestMarkMatches(t *testing.T) {
 	for _, tt := range tests {
 		if got := tt.ask.matches(tt.got); got != tt.want {
 			t.Errorf("%+v matches %+v: %v", tt.ask, tt.got, got)
+		}
+	}
+}
+
+// TestSearchMissesNothing looks again and again for a process that becomes another program all the time: it carries the mark,
+// or shows nothing for now, but never seems not to be there.
+func TestSearchMissesNothing(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "again")
+	if err := os.WriteFile(file, []byte("#!/bin/sh\nexec \"$0\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := mark{Launch: "again", Run: newRun(), Rank: "0"}
+	cmd := exec.Command(file)
+	cmd.Env = m.environ()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	seen := 0
+	for range 150 {
+		list, veiled, err := search(m)
+		if err != nil || len(list) == 0 && !veiled {
+			t.Fatalf("after %d looks: %v, veiled %v, %v", seen, list, veiled, err)
+		}
+		seen += len(list)
+	}
+	if seen == 0 {
+		t.Error("the mark never showed")
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	t.Parallel()
+	// 14 fields stand between the number of threads and the end of the environment, among them addresses.
+	line := func(state, flags, threads, envEnd string) string {
+		return "7 (a) b) (c) " + state + " 3 7 7 0 -1 " + flags + " 0 0 0 0 1 1 0 0 20 0 " + threads + " " +
+			strings.Repeat("1 ", 30) + envEnd + " 0"
+	}
+	for text, want := range map[string]stat{
+		line("S", "0", "1", "140"):     {parent: 3, loaded: true},
+		line("R", "4", "1", "140"):     {parent: 3, loaded: true, ending: true},
+		line("R", "0", "1", "0"):       {parent: 3},
+		line("I", "2129984", "1", "0"): {parent: 3, loaded: true},
+		line("Z", "4", "1", "0"):       {parent: 3, dead: true, ending: true},
+		line("Z", "0", "2", "140"):     {parent: 3, loaded: true},
+		"":                             {dead: true},
+		"7 (cut off":                   {dead: true},
+		"7 (cut) S 3":                  {dead: true},
+	} {
+		if got := parseStat([]byte(text)); got != want {
+			t.Errorf("%q: %+v, want %+v", text, got, want)
 		}
 	}
 }

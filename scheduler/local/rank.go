@@ -47,17 +47,39 @@ func (c *Cluster) lookAtRank(id jobID, rank int, want inode) rankView {
 	}
 	m := id.mark()
 	m.Rank = rankName(rank)
-	left, err := find(m)
-	if err != nil {
+	left, veiled, err := search(m)
+	if len(left) == 0 && !veiled && err == nil { // what forks and ends may escape one look
+		left, veiled, err = search(m)
+	}
+	switch {
+	case err != nil:
 		return rankView{err: err}
-	}
-	if state == lockGone {
-		return c.lookWithoutLock(id, rank, left)
-	}
-	if len(left) > 0 {
+	case state == lockGone:
+		return c.lookWithoutLock(id, rank, left, veiled)
+	case len(left) > 0:
 		return c.killLeftovers(id, rank, left)
+	case veiled && c.doubts(shimMark(id, rank)):
+		return rankView{alive: true, odd: leftSomething}
 	}
 	return c.buryRank(id, rank)
+}
+
+const leftSomething = "has died; whether it left something behind does not show yet"
+
+// dying is how long a rank without a living process is not buried while some process of this user shows nothing of whose it
+// is: an engine of it may be giving back much memory, and its GPU only after that.
+const dying = 10 * time.Second
+
+// doubts tells whether a rank's end is to be waited for.
+func (c *Cluster) doubts(rank string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	since, ok := c.doubted[rank]
+	if !ok {
+		since = time.Now()
+		c.doubted[rank] = since
+	}
+	return time.Since(since) < dying
 }
 
 func (c *Cluster) lookForExit(dir string) rankView {
@@ -66,13 +88,15 @@ func (c *Cluster) lookForExit(dir string) rankView {
 }
 
 // lookWithoutLock decides by the rank's processes alone: its lock file has been removed, by hand or by a cleaner.
-func (c *Cluster) lookWithoutLock(id jobID, rank int, left []found) rankView {
+func (c *Cluster) lookWithoutLock(id jobID, rank int, left []found, veiled bool) rankView {
 	shim, err := find(mark{shim: shimMark(id, rank)})
 	switch {
 	case err != nil:
 		return rankView{err: err}
 	case len(shim)+len(left) > 0:
 		return rankView{alive: true, odd: "runs, but its lock file is gone from " + c.o.RuntimeDir}
+	case veiled && c.doubts(shimMark(id, rank)):
+		return rankView{alive: true, odd: leftSomething}
 	}
 	return c.buryRank(id, rank)
 }
@@ -90,6 +114,9 @@ func (c *Cluster) buryRank(id jobID, rank int) rankView {
 		Reason:  "ended without an exit status: its shim was killed too, or the machine went down",
 		EndedAt: time.Now().UTC(),
 	}
+	c.mu.Lock()
+	delete(c.doubted, shimMark(id, rank))
+	c.mu.Unlock()
 	dir := rankDir(c.dir(id), rank)
 	if err := writeExit(c.fs, dir, r); err != nil {
 		if now := c.lookForExit(dir); now.ended != nil || os.IsNotExist(err) {

@@ -212,9 +212,13 @@ func (s *shim) stopGrace(signalled bool) (time.Duration, bool) {
 func (s *shim) sweep(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, killSlack)
 	defer cancel()
+	empty := 0
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		left, err := find(s.rank.Mark)
-		if err == nil && len(left) == 0 {
+		if empty++; err != nil || len(left) > 0 {
+			empty = 0
+		}
+		if empty == 2 { // what forks and ends may escape one look
 			return
 		}
 		if err := errors.Join(err, send(left, unix.SIGKILL)); err != nil {
