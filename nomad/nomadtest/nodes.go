@@ -22,7 +22,7 @@ const mebi = 1 << 20
 
 func (s *Server) addNode(n Node) {
 	n.Datacenter, n.Pool = cmp.Or(n.Datacenter, "dc1"), cmp.Or(n.Pool, "default")
-	n.CPU, n.MemoryMB = cmp.Or(n.CPU, 4000), cmp.Or(n.MemoryMB, 16384)
+	n.CPU, n.MemoryMB = cmp.Or(n.CPU, 20000), cmp.Or(n.MemoryMB, 16384)
 	index := s.touch(tableNodes)
 	driver := &api.DriverInfo{
 		Attributes: map[string]string{"driver.raw_exec": "true"}, Detected: true, Healthy: true, HealthDescription: "Healthy", UpdateTime: time.Now(),

@@ -37,7 +37,7 @@ type Options struct {
 // Node is one client.
 type Node struct {
 	Name, Datacenter, Pool, Class string // default dc1, default
-	CPU, MemoryMB                 int    // default 4000 MHz, 16384 MB
+	CPU, MemoryMB                 int    // default 20000 MHz, 16384 MB
 	GPUs                          int
 	GPU                           string // model; default "H100"
 	GPUMemoryGiB                  int    // default 80

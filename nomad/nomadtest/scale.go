@@ -26,9 +26,9 @@ func (s *Server) scale(c call, j *job) (any, uint64, error) {
 		}
 		spec := clone(j.Job)
 		spec.LookupTaskGroup(name).Count = ptr(int(*req.Count))
-		isNew := j.policyIsNew
+		isNew, submitted := j.policyIsNew, j.SubmitTime
 		j = s.store(spec)
-		j.policyIsNew = isNew
+		j.policyIsNew, j.SubmitTime = isNew, submitted
 		e := s.evaluate(j, "job-scaling")
 		event.EvalID = &e.ID
 		answer.EvalID, answer.EvalCreateIndex, answer.JobModifyIndex = e.ID, e.CreateIndex, *j.JobModifyIndex

@@ -2,6 +2,7 @@ package nomad
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -10,7 +11,7 @@ import (
 )
 
 // scenarios are told of every Nomad: first what Penstock relies on, then Penstock itself.
-var scenarios = append([]scenario{
+var scenarios = slices.Concat([]scenario{
 	{"a service job runs and its deployment ends well", serviceJob, nil},
 	{"scale up and down: the highest index goes", scaleBoth, nil},
 	{"a scale of somebody else shows with its message", outsideScale, nil},
@@ -29,7 +30,7 @@ var scenarios = append([]scenario{
 	{"a blocking query wakes up on a change", blockingQuery, nil},
 	{"variables compare and swap", variables, nil},
 	{"100 allocations", hundred, nil},
-}, penstockScenarios...)
+}, adapterScenarios, penstockScenarios)
 
 func serviceJob(w *world) string {
 	j := w.sleeper("web", 3)

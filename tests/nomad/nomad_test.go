@@ -67,7 +67,7 @@ func TestFake(t *testing.T) {
 			t.Parallel()
 			s := nomadtest.Start(t, nomadtest.Options{Nodes: nomadtest.Nodes(3, 2)})
 			w := newWorld(t, s.Client(t), fakeHands{s})
-			w.kind, w.env = "fake", []string{"NOMAD_ADDR=" + s.Addr()}
+			w.kind, w.env, w.api = "fake", []string{"NOMAD_ADDR=" + s.Addr()}, &api.Config{Address: s.Addr()}
 			sc.tell(w)
 		})
 	}
@@ -84,7 +84,7 @@ func TestLive(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			w := newWorld(t, live.client, live.hands)
-			w.kind, w.env, w.live = "live", live.env, true
+			w.kind, w.env, w.live, w.api = "live", live.env, true, live.config
 			sc.tell(w)
 		})
 	}
@@ -114,6 +114,7 @@ type liveNomad struct {
 	client *api.Client
 	hands  hands
 	env    []string
+	config *api.Config
 	bed    *testbed.Bed
 }
 
@@ -126,7 +127,7 @@ func openLive(t *testing.T) *liveNomad {
 			t.Fatal(err)
 		}
 		t.Cleanup(c.Close)
-		l := &liveNomad{client: c}
+		l := &liveNomad{client: c, config: api.DefaultConfig()}
 		for _, kv := range os.Environ() {
 			if strings.HasPrefix(kv, "NOMAD_") {
 				l.env = append(l.env, kv)
@@ -170,7 +171,7 @@ func openBed(t *testing.T, o testbed.Options) *liveNomad {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return &liveNomad{client: c, hands: bedHands{b}, env: b.Environ(), bed: b}
+	return &liveNomad{client: c, hands: bedHands{b}, env: b.Environ(), config: b.Config(), bed: b}
 }
 
 // describe says what the tests run on.

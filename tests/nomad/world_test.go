@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/penstock/penstock/jobspecs/render"
 )
 
 // world is a Nomad as one test sees it: its jobs have names that no other test uses, and are purged at the end.
@@ -25,6 +27,9 @@ type world struct {
 	kind  string // fake or live
 	live  bool
 	env   []string // NOMAD_*
+	api   *api.Config
+
+	installation string // of the adapter
 
 	prefix string
 }
@@ -37,7 +42,7 @@ func newWorld(t *testing.T, c *api.Client, h hands) *world {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	b := make([]byte, 4)
 	_, _ = rand.Read(b)
-	w := &world{T: t, ctx: ctx, c: c, hands: h, prefix: "ps" + hex.EncodeToString(b) + "-"}
+	w := &world{T: t, ctx: ctx, c: c, hands: h, prefix: "ps" + hex.EncodeToString(b) + "-", installation: random(16)}
 	t.Cleanup(func() {
 		cancel()
 		w.purge()
@@ -64,6 +69,15 @@ func (w *world) purge() {
 	list, _, err := w.c.Jobs().PrefixList(w.prefix)
 	if err != nil {
 		w.Error(err)
+	}
+	ours, _, err := w.c.Jobs().List(&api.QueryOptions{Prefix: "penstock-", Params: map[string]string{"meta": "true"}})
+	if err != nil {
+		w.Error(err)
+	}
+	for _, j := range ours {
+		if j.Meta[render.NomadInstallation] == w.installation {
+			list = append(list, j)
+		}
 	}
 	for _, j := range list {
 		if _, _, err := w.c.Jobs().Deregister(j.ID, true, nil); err != nil {
@@ -225,11 +239,14 @@ func index(name string) int {
 
 // printState shows what the server has of the test's jobs.
 func (w *world) printState() {
-	list, _, err := w.c.Jobs().PrefixList(w.prefix)
+	list, _, err := w.c.Jobs().List(nil)
 	if err != nil {
 		return
 	}
 	for _, j := range list {
+		if !strings.Contains(j.ID, w.prefix) {
+			continue
+		}
 		w.Logf("job %s: %s, index %d", j.ID, j.Status, j.JobModifyIndex)
 		allocs, _, _ := w.c.Jobs().Allocations(j.ID, true, nil)
 		for _, a := range allocs {

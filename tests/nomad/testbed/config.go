@@ -60,7 +60,7 @@ func (b *Bed) client(c *strings.Builder, a Agent) {
   enabled = true
   servers = ["127.0.0.1:%d"]
   network_interface = "lo"
-  cpu_total_compute = 8000
+  cpu_total_compute = 20000
   memory_total_mb = 8192
   min_dynamic_port = %d
   max_dynamic_port = %d
