@@ -21,6 +21,7 @@ import (
 
 // nomadOptions are what only agents in Nomad allocations have.
 type nomadOptions struct {
+	join            string // path of the join file
 	allocation, job string // native IDs
 	counted         bool   // Nomad keeps the role at a count
 	host            string // under which others reach this node
@@ -33,7 +34,7 @@ type nomadOptions struct {
 
 // fromNomad fills in what Nomad's environment says of this agent's place. What flags say stays.
 func (o agentOptions) fromNomad(getenv func(string) string) (agentOptions, error) {
-	n := nomadOptions{allocation: getenv("NOMAD_ALLOC_ID"), killWait: o.slurm.killWait}
+	n := nomadOptions{join: o.join, allocation: getenv("NOMAD_ALLOC_ID"), killWait: o.slurm.killWait}
 	if n.allocation == "" {
 		return o, fail(ExitError, "Nomad starts it", "this is no Nomad allocation: NOMAD_ALLOC_ID is not set")
 	}
@@ -80,6 +81,7 @@ func nomadPort(getenv func(string) string, label string) (int, error) {
 // apply makes the agent's options those of its allocation. What Nomad has started by itself is a launch of the name that the
 // controller derives from the allocation too.
 func (n *nomadOptions) apply(o agent.Options) (agent.Options, error) {
+	o.Join.EndpointFile = filepath.Join(filepath.Dir(n.join), "endpoint.json") // beside it, and put there anew when the controller moves
 	if o.Join.Deployment != "" {
 		n.counted = true
 		o.Join.Launch, o.Run, o.Job = string(nomad.LaunchOf(n.allocation)), n.allocation, n.allocation

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/nomad"
 	"github.com/penstock/penstock/scheduler/accept"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/cluster"
@@ -41,6 +42,8 @@ type controller struct {
 	ledger    *ledger.Ledger
 	ca        *identity.CA
 	tokens    *identity.JoinTokens
+	counted   *identity.DeploymentTokens // of deployments whose runs a cluster starts by itself
+	nomad     *nomad.Cluster             // nil = none is used
 	keys      *keys.Store
 	fleet     *fleet.Fleet
 	publisher *fleet.Publisher
@@ -121,6 +124,9 @@ func (c *controller) openState(ctx context.Context) (err error) {
 	if c.tokens, err = identity.OpenJoinTokens(filepath.Join(c.state, caFolder)); err != nil {
 		return err
 	}
+	if c.counted, err = identity.OpenDeploymentTokens(filepath.Join(c.state, caFolder, "deployments")); err != nil {
+		return err
+	}
 	if c.keys, err = keys.OpenFenced(filepath.Join(c.state, "keys"), c.ledger.CheckTerm); err != nil {
 		return err
 	}
@@ -193,7 +199,10 @@ func (c *controller) openClusters(ctx context.Context) error {
 		return err
 	}
 	c.clusters = map[jobspecs.ClusterKind]cluster.Cluster{jobspecs.LocalCluster: lc}
-	return c.openSlurm(ctx)
+	if err := c.openSlurm(ctx); err != nil {
+		return err
+	}
+	return c.openNomad()
 }
 
 // localNodes are the nodes that the configuration and the deployments that are wanted declare.
@@ -259,7 +268,7 @@ func (c *controller) wire(o serveOptions) (err error) {
 		return err
 	}
 	c.server, err = server.New(server.Options{
-		Ledger: c.ledger, Fleet: c.fleet, Publisher: c.publisher, Loop: c.loop, Clusters: c.clusters, CA: c.ca, Tokens: c.tokens,
+		Ledger: c.ledger, Fleet: c.fleet, Publisher: c.publisher, Loop: c.loop, Clusters: c.clusters, CA: c.ca, Tokens: c.tokens, Deployments: c.counted,
 		Keys: c.keys, KV: c.upstream, StateDir: c.state, LogDir: c.logDir, Endpoint: c.endpointResponse, Version: Version(),
 		Shutdown:  func() { c.shutdownOnce.Do(func() { close(c.shutdown) }) },
 		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry, Notices: c.notices(), Gatherer: c.registry,
@@ -340,6 +349,9 @@ func (c *controller) parts() []func(context.Context) error {
 	}
 	if c.allocation != nil {
 		parts = append(parts, c.attendAllocation)
+	}
+	if c.nomad != nil {
+		parts = append(parts, c.tellNomad)
 	}
 	if c.gateway == nil {
 		return parts

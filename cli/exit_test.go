@@ -59,7 +59,7 @@ func TestExitCodes(t *testing.T) {
 		{"status", &fakeControl{status: refuse(connect.CodeInternal)}, 1, "penstock: because"},
 		{"render bad.yaml", nil, 1, "nmae"},
 		{"run bad.yaml", runs(ready), 1, "nmae"},
-		{"render nomad.yaml", nil, 1, "local and slurm only"},
+		{"render slurm.yaml --cluster moon", nil, 64, "use local, slurm or nomad"},
 		{"render slurm.yaml --role decode", nil, 3, "its roles: mixed"},
 
 		{"run f.yaml --timeout 1ms", runs(&apiv1.DeploymentStatus{State: "starting", Reason: "no room"}), 2, "not placed after 1ms: no room"},
@@ -126,7 +126,6 @@ func TestExitCodes(t *testing.T) {
 			tt.write(t, "f.yaml", demoFile)
 			tt.write(t, "bad.yaml", strings.Replace(demoFile, "name", "nmae", 1))
 			tt.write(t, "slurm.yaml", demoFile+"cluster: slurm\n")
-			tt.write(t, "nomad.yaml", demoFile+"cluster: nomad\n")
 			code, out, talk := tt.run(strings.Fields(c.args)...)
 			if code != c.want || !strings.Contains(talk, c.says) {
 				t.Errorf("exit %d, want %d; stderr %q, want %q in it", code, c.want, talk, c.says)

@@ -28,8 +28,10 @@ func serveCommand(std IO) *cli.Command {
 			"A service manager that runs it must leave its children alone (systemd: KillMode=process).\n" +
 			"Where this host belongs to a Slurm cluster, deployments with cluster: slurm become its jobs, whose agents dial back to\n" +
 			"--advertise (default: this host's name) or to an address of this host. Slurm is asked by its commands, or, with\n" +
-			"--slurm rest:unix:PATH or rest:https://HOST:PORT, through slurmrestd; a token comes from --slurm-token-file alone.",
-		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "slurm.tokenFile", "gateway.listen", "gateway.tls", "gateway.advertise", "gateway.route", "local.nodes"),
+			"--slurm rest:unix:PATH or rest:https://HOST:PORT, through slurmrestd; a token comes from --slurm-token-file alone.\n" +
+			"Where NOMAD_ADDR is set, deployments with cluster: nomad become Nomad's jobs; its other variables (NOMAD_TOKEN, NOMAD_CACERT,\n" +
+			"NOMAD_NAMESPACE, ...) are read as Nomad's own command line reads them. nomad/policy/penstock.hcl is the ACL policy it needs.",
+		Flags: append(roleFlags("controller.listen", "controller.advertise", "slurm.use", "slurm.tokenFile", "nomad.use", "nomad.tokenFile", "nomad.program", "nomad.maxKillTimeout", "gateway.listen", "gateway.tls", "gateway.advertise", "gateway.route", "local.nodes"),
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run in the background; return when it answers"},
 			&cli.BoolFlag{Name: "stop", Usage: "end the controller that runs; deployments go on serving"},
 			&cli.BoolFlag{Name: "replace", Usage: "ask the controller that runs to make way, and take its place"},

@@ -50,6 +50,10 @@ var settings = []setting{
 	{Key: "slurm.tokenFile", Flag: "slurm-token-file", Usage: "a 0600 file with the JSON web token for slurmrestd", Default: fixed("")},
 	{Key: "gateway.agents", Flag: "agents-listen", Usage: "host:port for agents that a gateway cannot dial (mTLS); auto, or off", Default: fixed("auto")},
 	{Key: "network.reach", Flag: "reach", Usage: "who dials whom: direct (gateways dial agents), reverse (agents dial gateways), auto (reverse where direct fails)", Default: fixed("auto")},
+	{Key: "nomad.use", Flag: "nomad", Usage: "auto (where NOMAD_ADDR is set), on or off; NOMAD_ADDR and its like say where Nomad is", Default: fixed("auto")},
+	{Key: "nomad.tokenFile", Flag: "nomad-token-file", Usage: "file (0600) with the ACL token for Nomad; default: $NOMAD_TOKEN", Default: fixed("")},
+	{Key: "nomad.program", Flag: "nomad-program", Usage: "path of this program on Nomad's clients, or in nomad.image; default: its path here", Default: fixed("")},
+	{Key: "nomad.maxKillTimeout", Flag: "nomad-max-kill-timeout", Usage: "max_kill_timeout of Nomad's clients", Default: fixed("30s")},
 	{Key: "local.nodes", Flag: "local-nodes", Usage: "logical nodes of this machine: NAME:GPUS,NAME:GPUS", Default: fixed("")},
 }
 

@@ -66,10 +66,10 @@ func (c *controller) openSlurm(ctx context.Context) error {
 // machines on every interface. Only who shows a certificate of ours, or a launch's token, gets beyond the handshake.
 func (c *controller) agentsAddress() string {
 	address := c.inv.set.get("controller.listen")
-	switch _, others := c.clusters[jobspecs.SlurmCluster]; {
+	switch {
 	case address != "auto":
 		return address
-	case others:
+	case c.clusters[jobspecs.SlurmCluster] != nil || c.nomad != nil:
 		return ":0"
 	}
 	return "127.0.0.1:0"

@@ -102,6 +102,11 @@ func (c *controller) endJobs(ctx context.Context, names []string, o stopOptions)
 		ctx, cancel = context.WithTimeout(ctx, o.timeout)
 		defer cancel()
 	}
+	for _, name := range names {
+		if err := c.endCounted(ctx, name); err != nil {
+			return err
+		}
+	}
 	grace := map[cluster.LaunchID]time.Duration{}
 	for _, l := range c.ledger.Launches() {
 		if l.Phase == cluster.Ended || !slices.Contains(names, l.Deployment) {

@@ -35,21 +35,27 @@ const endpointFormat = 1
 
 // WriteEndpoint writes the file whole, 0600. ErrOlderTerm: the file is of a newer term, and stays.
 func WriteEndpoint(path string, e Endpoint) error {
-	e.Format = endpointFormat
-	if err := e.validate(); err != nil {
+	data, err := EncodeEndpoint(e)
+	if err != nil {
 		return fmt.Errorf("write endpoint file %s: %w", path, err)
 	}
 	if old, err := ReadEndpoint(path); err == nil && old.Term > e.Term {
 		return fmt.Errorf("write endpoint file %s: %w: it is of term %d on %s, this controller of term %d", path, ErrOlderTerm, old.Term, old.Hostname, e.Term)
 	}
-	data, err := json.MarshalIndent(e, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := statefile.Write(statefile.OS{}, path, append(data, '\n')); err != nil {
+	if err := statefile.Write(statefile.OS{}, path, data); err != nil {
 		return fmt.Errorf("write endpoint file: %w", err)
 	}
 	return nil
+}
+
+// EncodeEndpoint is an endpoint file's content, for where it is not a file yet.
+func EncodeEndpoint(e Endpoint) ([]byte, error) {
+	e.Format = endpointFormat
+	if err := e.validate(); err != nil {
+		return nil, err
+	}
+	data, err := json.MarshalIndent(e, "", "  ")
+	return append(data, '\n'), err
 }
 
 // ReadEndpoint reads and checks an endpoint file. fs.ErrNotExist: no controller has ever run on this folder.
