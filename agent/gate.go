@@ -23,6 +23,14 @@ func (g *gate) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
 	return g.Store.Get(ctx, k)
 }
 
+// Lend implements kvstore.Lender, as far as the store behind it does.
+func (g *gate) Lend(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
+	if l, ok := g.Store.(kvstore.Lender); ok && g.opened.Load() {
+		return l.Lend(ctx, k)
+	}
+	return g.Get(ctx, k)
+}
+
 func (g *gate) GetMany(ctx context.Context, keys []kvstore.Key, each func(i int, b *kvstore.Block) error) error {
 	if !g.opened.Load() {
 		return nil

@@ -38,7 +38,7 @@ func (r *run) serveNeighbours(ctx context.Context) {
 		return
 	}
 	d := shm.New(shm.Options{
-		Store: r.kv.Store(), Locate: r.kv.Locate, PeerUID: identity.PeerUID, Counts: r.agent.metrics.doors.Door("shm"), Log: r.log,
+		Store: r.kv.Store(), First: r.kv.Host(), Locate: r.kv.Locate, PeerUID: identity.PeerUID, Counts: r.agent.metrics.doors.Door("shm"), Log: r.log,
 	})
 	if err := d.Serve(ctx, l); err != nil {
 		r.log.Warn().Err(err).Msg("shared memory for neighbours broke")

@@ -29,7 +29,7 @@ const (
 	keptPeers   = 64              // agents whose connections are kept
 	keptStreams = 4               // connections to each
 	keptFor     = 2 * time.Minute // without use
-	peerBuffer  = 256 << 10       // bytes read ahead on each
+	peerBuffer  = 16 << 10        // bytes read ahead on each, of TLS one record: what is larger goes straight into blocks
 )
 
 // peers is how this run's agent and others give each other KV blocks. Its methods are safe for concurrent use.

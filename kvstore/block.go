@@ -12,6 +12,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Checksum is the CRC-32C (Castagnoli) of bytes, which every block carries through all tiers.
 func Checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
+// ExtendChecksum is the checksum of bytes that end with b, where sum is that of what comes before it; 0 = nothing.
+func ExtendChecksum(sum uint32, b []byte) uint32 { return crc32.Update(sum, castagnoli, b) }
+
 // Block is a run of bytes that is allocated once, filled once, sealed, and then shared by counting references. The bytes may
 // lie outside of Go's heap: they are gone with the last reference.
 type Block struct {

@@ -55,6 +55,14 @@ type Store interface {
 	Stats() Stats
 }
 
+// Lender is a Store that can give a block out whose bytes have not been checked, to who checks them on their way: so they are
+// read from memory once and not twice.
+type Lender interface {
+	// Lend is Get without the check. Nobody may be let take the bytes for whole before Block.Check has passed, or what comes
+	// to the same. Who finds them wrong calls Get, which finds it too, counts it and forgets the block.
+	Lend(ctx context.Context, k Key) (*Block, error)
+}
+
 // Allocator gives out memory for blocks. Stores that read from files or sockets read straight into what it gives.
 type Allocator interface {
 	// Alloc returns an unsealed block of n bytes (their content is undefined) with one reference, the caller's. It makes

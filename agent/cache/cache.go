@@ -144,6 +144,9 @@ func (c *Cache) Show(m *tiered.Metrics) { m.Show(c.store) }
 // Store is the composition.
 func (c *Cache) Store() kvstore.Store { return c.store }
 
+// Host is the tier in memory.
+func (c *Cache) Host() kvstore.Lender { return c.host }
+
 // Alloc gives memory for blocks.
 func (c *Cache) Alloc() kvstore.Allocator { return c.host }
 

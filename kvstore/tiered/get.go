@@ -11,7 +11,19 @@ import (
 
 // Get implements kvstore.Store.
 func (s *Store) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
-	b, err := s.get(ctx, k)
+	return s.counted(s.get(ctx, k, s.first.Get))
+}
+
+// Lend implements kvstore.Lender: what the first tier has is lent, if it can, and what comes from below is checked.
+func (s *Store) Lend(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
+	first := s.first.Get
+	if l, ok := s.first.(kvstore.Lender); ok {
+		first = l.Lend
+	}
+	return s.counted(s.get(ctx, k, first))
+}
+
+func (s *Store) counted(b *kvstore.Block, err error) (*kvstore.Block, error) {
 	switch {
 	case err == nil:
 		s.hits.Add(1)
@@ -22,12 +34,12 @@ func (s *Store) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) 
 	return b, err
 }
 
-func (s *Store) get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
+func (s *Store) get(ctx context.Context, k kvstore.Key, first func(context.Context, kvstore.Key) (*kvstore.Block, error)) (*kvstore.Block, error) {
 	for {
 		if err := s.usable(ctx); err != nil {
 			return nil, err
 		}
-		b, lost := s.first.Get(ctx, k)
+		b, lost := first(ctx, k)
 		if !errors.Is(lost, kvstore.ErrNotFound) {
 			return b, lost
 		}

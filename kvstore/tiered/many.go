@@ -66,7 +66,7 @@ func (m *many) run(ctx context.Context) error {
 		return err
 	}
 	for _, i := range others {
-		b, err := m.s.get(ctx, m.keys[i])
+		b, err := m.s.get(ctx, m.keys[i], m.s.first.Get)
 		switch {
 		case err == nil:
 			err = m.give(i, b)

@@ -57,6 +57,13 @@
 // object: the object tier of package kvstore/object over a versitygw of its own against bare minio-go with the same blocks and
 // parallelism; small blocks that are packed, put until they are durable and read in one call, against one object each.
 //
+// resp: SET and GET over eight loopback connections at the RESP door, in a process of its own over package kvstore/mem, against
+// redis-server (where it is installed) and against a process that only copies the same bytes. One client process asks all three.
+//
+// peer: blocks that one agent fetches from another over mTLS, against as many bytes over as many bare TLS connections to the
+// same process. shm: the same blocks in the other process's shared memory, against copying as many bytes within one process; both
+// sides check them.
+//
 // On a machine that others use, figures of tails say more about them than about Penstock. -priority (root) has everything
 // that is measured, and its reference, run before the others' work.
 //
@@ -98,7 +105,7 @@ type part struct {
 	measure func(context.Context, *options, *report) error
 }
 
-var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"modes", benchModes}, {"sim", benchSim}, {"disk", benchDisk}, {"kv", benchKV}, {"object", benchObject}}
+var parts = []part{{"gateway", benchGateway}, {"plan", benchPlan}, {"agent", benchAgent}, {"controller", benchController}, {"route", benchRoute}, {"modes", benchModes}, {"sim", benchSim}, {"disk", benchDisk}, {"kv", benchKV}, {"object", benchObject}, {"resp", benchRESP}, {"peer", benchPeer}, {"shm", benchSHM}}
 
 func main() {
 	if code, ok := playRole(os.Args); ok {
@@ -122,7 +129,7 @@ func parse() (*options, error) {
 	flag.BoolVar(&o.record, "record", false, "write tests/bench/RESULTS.md")
 	flag.BoolVar(&o.priority, "priority", false, "as root, on a machine that others use: give all that is measured real-time priority")
 	rows := flag.String("rows", "", "only these rows of the gateway's part, of 1,64,1000,64_step,tokens,stream,whole")
-	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,modes,sim,disk,kv,object")
+	only := flag.String("only", "all", "all, or some of gateway,plan,agent,controller,route,modes,sim,disk,kv,object,resp,peer,shm")
 	flag.Parse()
 	var err error
 	for _, path := range []*string{&o.penstock, &o.profile, &o.trace} {

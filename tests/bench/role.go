@@ -25,10 +25,14 @@ const (
 	roleRelay      = "bare-relay"
 	roleController = "big-controller"
 	roleAgents     = "big-agents"
+	roleServer     = "value-server"
+	roleValues     = "value-client"
+	rolePeer       = "block-peer"
 )
 
 var roles = map[string]func(args []string) error{
 	roleEngine: playEngine, roleClients: playClients, roleProxy: playProxy, roleRelay: playRelay, roleController: playController, roleAgents: playAgents,
+	roleServer: playServer, roleValues: playValues, rolePeer: playPeer,
 }
 
 // profiled is the name of the copy of this program that profiles itself, into the folder in which it lies. It is also the

@@ -24,8 +24,8 @@ type Client struct {
 
 const (
 	defaultStreams = 4
-	attempts       = 3 // in a row that bring nothing
-	readBuffer     = 64 << 10
+	attempts       = 3       // in a row that bring nothing
+	readBuffer     = 4 << 10 // for heads of records: blocks are read past it
 )
 
 // Fetch calls each for every block that the agent has, one at a time, with the index of its key, as they come. The block is

@@ -128,11 +128,27 @@ func (k *conn) find(ctx context.Context, arg []byte) (*kvstore.Block, error) {
 			return nil, miss(ctx, err)
 		}
 	}
-	b, err := k.d.o.Store.Get(ctx, key)
+	b, err := k.d.get(ctx, key)
 	if err != nil {
 		return nil, miss(ctx, err)
 	}
+	if b.Len() <= chunkSize && b.Check() != nil {
+		return nil, k.d.wrong(ctx, key, b)
+	}
 	return b, nil
+}
+
+// chunkSize is how much of a value is checked and sent at one time: little enough to be in the processor's cache still when
+// the kernel copies it.
+const chunkSize = 256 << 10
+
+// wrong gives back a block whose bytes are not what they were, and has the store find that out.
+func (d *Door) wrong(ctx context.Context, key kvstore.Key, b *kvstore.Block) error {
+	b.Release()
+	if again, err := d.o.Store.Get(ctx, key); err == nil {
+		again.Release() // from a tier below: for the next one who asks
+	}
+	return miss(ctx, kvstore.ErrCorrupt)
 }
 
 // size is what is known of a client's key, as find would answer.
@@ -182,9 +198,18 @@ func (k *conn) answer(ctx context.Context, command string, arg []byte) error {
 		k.null()
 		return nil
 	}
-	defer b.Release()
+	if err := k.block(b); err != nil {
+		if errors.Is(err, kvstore.ErrCorrupt) {
+			k.d.counts.Command(command, front.Error)
+			key, _ := name(k.space, arg)
+			return errors.Join(err, k.d.wrong(ctx, key, b))
+		}
+		b.Release()
+		return err
+	}
 	k.d.counts.Command(command, front.OK)
-	return k.block(b)
+	b.Release()
+	return nil
 }
 
 func (k *conn) exists(ctx context.Context, args [][]byte, _ *kvstore.Block) error {

@@ -212,47 +212,67 @@ func (k *conn) null() {
 // copyBelow is the size up to which a value is cheaper to copy behind other answers than to hand to the kernel by itself.
 const copyBelow = 16 << 10
 
-// block answers with a block's bytes. They go from the block to the socket, with what was to be written before them.
+// block answers with a block's bytes. They go from the block to the socket, with what was to be written before them. Of a
+// value of more than one chunk each is checked right before it is sent, and the last one is held back until all of it is known
+// to be right: wrong bytes never arrive as a value, the connection ends in the middle of them.
 func (k *conn) block(b *kvstore.Block) error {
 	data := b.Bytes()
-	k.d.counts.Out.Add(float64(len(data)))
 	k.out = append(strconv.AppendInt(append(k.out, '$'), int64(len(data)), 10), "\r\n"...)
 	if len(data) < copyBelow {
+		k.d.counts.Out.Add(float64(len(data)))
 		k.out = append(append(k.out, data...), "\r\n"...)
 		if len(k.out) > bufferSize {
 			return k.flush()
 		}
 		return nil
 	}
-	return k.write(net.Buffers{k.out, data, []byte("\r\n")})
+	if err := k.allow(int64(len(k.out) + len(data))); err != nil {
+		return err
+	}
+	sum := uint32(0)
+	for rest := data; len(rest) > chunkSize; rest = rest[chunkSize:] {
+		part := rest[:chunkSize]
+		sum = kvstore.ExtendChecksum(sum, part)
+		if err := k.send(net.Buffers{k.out, part}); err != nil {
+			return err
+		}
+		data = rest[chunkSize:]
+	}
+	if len(data) < b.Len() && kvstore.ExtendChecksum(sum, data) != b.Sum() {
+		return kvstore.Corrupt(errors.New("a value failed its check while it was sent"))
+	}
+	k.d.counts.Out.Add(float64(b.Len()))
+	return k.send(net.Buffers{k.out, data, []byte("\r\n")})
 }
 
 func (k *conn) flush() error {
 	if len(k.out) == 0 {
 		return nil
 	}
-	return k.write(net.Buffers{k.out})
+	if err := k.allow(int64(len(k.out))); err != nil {
+		return err
+	}
+	return k.send(net.Buffers{k.out})
 }
 
-// write sends all of it within the time that its size allows, so that a client that stops reading can't hold a block.
-func (k *conn) write(bufs net.Buffers) error {
-	now, allowed := time.Now(), front.Allowance(k.d.o.Stall, size(bufs))
-	if left := k.until.Sub(now); left < allowed/2 || left > allowed {
-		k.until = now.Add(allowed)
-		if err := k.c.SetWriteDeadline(k.until); err != nil {
-			return err
-		}
+// allow gives the client the time that n bytes may take, so that one that stops reading can't hold a block.
+func (k *conn) allow(n int64) error {
+	now, allowed := time.Now(), front.Allowance(k.d.o.Stall, n)
+	if left := k.until.Sub(now); left >= allowed/2 && left <= allowed {
+		return nil
+	}
+	k.until = now.Add(allowed)
+	return k.c.SetWriteDeadline(k.until)
+}
+
+// send writes within the time that was allowed.
+func (k *conn) send(bufs net.Buffers) error {
+	if len(bufs[0]) == 0 {
+		bufs = bufs[1:]
 	}
 	if _, err := bufs.WriteTo(k.c); err != nil {
 		return fmt.Errorf("answer the client of the kv door: %w", err)
 	}
 	k.out = k.out[:0]
 	return nil
-}
-
-func size(bufs net.Buffers) (n int64) {
-	for _, b := range bufs {
-		n += int64(len(b))
-	}
-	return n
 }

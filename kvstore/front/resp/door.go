@@ -57,6 +57,7 @@ type Door struct {
 	counts front.Door
 	ids    atomic.Int64
 	open   atomic.Int64
+	get    func(context.Context, kvstore.Key) (*kvstore.Block, error) // unchecked, where the store can
 }
 
 // New makes a door. It starts nothing.
@@ -76,7 +77,11 @@ func New(o Options) *Door {
 	if o.Metrics == nil {
 		o.Metrics = front.NewMetrics(nil)
 	}
-	return &Door{o: o, counts: o.Metrics.Door("resp")}
+	d := &Door{o: o, counts: o.Metrics.Door("resp"), get: o.Store.Get}
+	if l, ok := o.Store.(kvstore.Lender); ok {
+		d.get = l.Lend
+	}
+	return d
 }
 
 // Serve takes connections from the listener until the context ends, and returns when all of them have ended. It closes the

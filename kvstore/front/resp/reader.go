@@ -18,6 +18,7 @@ const (
 	maxStranger  = 1 << 10 // an argument of somebody who has not logged in
 	maxInline    = 64 << 10
 	bufferSize   = 64 << 10
+	readAhead    = 8 << 10
 	readAtLeast  = 4 << 10 // below this, what is missing of a value is read through the buffer
 	discardChunk = 64 << 10
 )
@@ -101,7 +102,8 @@ func (r *reader) take() error {
 	if r.w == len(r.buf) {
 		return protocolError("a line has more than %d bytes", len(r.buf))
 	}
-	n, err := r.conn.Read(r.buf[r.w:])
+	// A little at a time: of a value that follows, what is read here is copied once more.
+	n, err := r.conn.Read(r.buf[r.w:min(len(r.buf), r.w+readAhead)])
 	r.w += n
 	if n > 0 {
 		return nil

@@ -40,7 +40,7 @@ func Dial(ctx context.Context, path string, peerUID func(net.Conn) (int, error))
 
 // Fetch calls each for every block that the other process has, with the index of its key. The block is lent: who keeps it
 // beyond the call retains it, and its bytes are the other process's, for as long as somebody holds it. What does not come is a
-// miss. The door has checked the bytes; who uses or copies them checks what it got (Check, or SealAs of the copy).
+// miss. Nobody has checked the bytes yet: who uses or copies them checks what it got (Check, or SealAs of the copy).
 func (c *Client) Fetch(ctx context.Context, keys []kvstore.Key, each func(i int, b *kvstore.Block) error) error {
 	for from := 0; from < len(keys); from += maxKeys {
 		want := make([]int, min(maxKeys, len(keys)-from))

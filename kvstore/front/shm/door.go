@@ -19,6 +19,8 @@ import (
 // Options of a door. Zero bounds are replaced by the defaults.
 type Options struct {
 	Store kvstore.Store
+	// First is asked before it: the tier in memory, which lends blocks unchecked. May be nil.
+	First kvstore.Lender
 	// Locate says where a block of the store lies; ok is false where it can't be shared.
 	Locate func(*kvstore.Block) (region uint32, file *os.File, bytes, offset int64, ok bool)
 	// PeerUID says who is at the other end of a connection, by the kernel's word.
@@ -156,7 +158,7 @@ func (k *conn) answer(ctx context.Context, keys []kvstore.Key) error {
 	var places []byte
 	var fds []int
 	n := uint32(0)
-	err := k.d.o.Store.GetMany(ctx, keys, func(i int, b *kvstore.Block) error {
+	err := k.find(ctx, keys, func(i int, b *kvstore.Block) error {
 		p, file, ok := k.lease(b)
 		if !ok {
 			return nil
@@ -183,6 +185,30 @@ func (k *conn) answer(ctx context.Context, keys []kvstore.Key) error {
 	}
 	_, _, err = k.c.WriteMsgUnix(append(binary.LittleEndian.AppendUint32(nil, n), places...), rights, nil)
 	return err
+}
+
+// find looks for the blocks in memory, one by one, and for the rest in the whole store, many at a time.
+func (k *conn) find(ctx context.Context, keys []kvstore.Key, each func(i int, b *kvstore.Block) error) error {
+	if k.d.o.First == nil {
+		return k.d.o.Store.GetMany(ctx, keys, each)
+	}
+	var left []int
+	var rest []kvstore.Key
+	for i, key := range keys {
+		b, err := k.d.o.First.Lend(ctx, key)
+		if err != nil {
+			left, rest = append(left, i), append(rest, key)
+			continue
+		}
+		err = each(i, b)
+		if b.Release(); err != nil {
+			return err
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	return k.d.o.Store.GetMany(ctx, rest, func(n int, b *kvstore.Block) error { return each(left[n], b) })
 }
 
 // lease holds a block for the client, if it can be shared and the client does not hold too much.

@@ -65,7 +65,7 @@ func open(t *testing.T, n int, change func(*Options)) (s *mem.Store, path string
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Store: s, Locate: locate(s), PeerUID: us, Counts: front.NewMetrics(nil).Door("shm"), Log: zerolog.Nop()}
+	o := Options{Store: s, First: s, Locate: locate(s), PeerUID: us, Counts: front.NewMetrics(nil).Door("shm"), Log: zerolog.Nop()}
 	if change != nil {
 		change(&o)
 	}
@@ -255,7 +255,7 @@ func TestStrangers(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	t.Parallel()
 	hang := make(chan struct{})
-	s, path := open(t, 1, func(o *Options) { o.Store = slow{o.Store, hang} })
+	s, path := open(t, 1, func(o *Options) { o.Store, o.First = slow{o.Store, hang}, nil })
 	defer close(hang)
 	c := dial(t, path)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -3,8 +3,8 @@
 //
 // A client leases blocks by key and gives them back; as long as a lease lasts, the block stays where it is, unchanged. Leases end
 // with the connection, so that a client that dies keeps nothing. What they may hold is bounded for each connection. A client can't
-// write to what it maps (the descriptors don't allow it, and the file is sealed), and each block is checked against its checksum
-// by the door, and goes out with it.
+// write to what it maps (the descriptors don't allow it, and the file is sealed), and each block goes out with its
+// checksum, which whoever takes the bytes compares: once, since both sides see the same memory.
 //
 // Who may map a region sees all of it, also blocks that it has not asked for: the door is for processes that could read each
 // other's memory anyway, those of one user, and the kernel says whose they are.
