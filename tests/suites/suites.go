@@ -54,6 +54,10 @@ var slowSuites = []suite{
 		Name: "race", About: "every package under the race detector",
 		Packages: []string{"./..."}, Without: whole, Args: []string{"-race"}, Timeout: 25 * time.Minute,
 	},
+	{
+		Name: "conversations", About: "30 conversations over four real engines that are killed, against round-robin", Packages: []string{"./tests/engine"},
+		Args: []string{"-run=^TestConversations$", "-conversations=30"}, Timeout: 25 * time.Minute,
+	},
 	{Name: "faults", About: "faults under content-checked streams", Packages: []string{"./tests/faults"}, Timeout: 20 * time.Minute},
 	{Name: "slurm", About: "a real Slurm: conformance and every fault", Packages: slurm, Args: allFaults, Timeout: 40 * time.Minute},
 	{
