@@ -169,7 +169,8 @@ func TestJSON(t *testing.T) {
 		"nodes": {"nodes", "nodes"}, "logs": {"log", "logs demo"}, "scale": {"scale", "scale demo mixed=1"}, "drain": {"drain", "drain demo mixed/0"},
 		"stop": {"stop", "stop demo"}, "wait": {"wait", "wait demo"}, "endpoint": {"endpoint", "endpoint"}, "events": {"event", "events"},
 		"key create": {"key", "key create me"}, "key list": {"keys", "key list"}, "key revoke": {"key_revoke", "key revoke me"}, "why": {"why", "why"},
-		"schema": {"schema", "schema"}, "config view": {"config", "config view"}, "completion": {"completion", "completion bash"},
+		"simulate": {"simulation", "simulate f.yaml --trace trace.jsonl --seeds 1"},
+		"schema":   {"schema", "schema"}, "config view": {"config", "config view"}, "completion": {"completion", "completion bash"},
 		"doctor":  {"doctor", "doctor"}, // 1 where something is in the way
 		"version": {"version", "version"}, "kv replay": {"kv_replay", "kv replay --trace trace.jsonl --blocks 30"},
 		"kv stat": {"kv_stat", "kv stat demo"}, "kv ls": {"kv_block", "kv ls --disk kv --limit 1"}, "kv flush": {"kv_flush", "kv flush demo"},

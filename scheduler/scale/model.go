@@ -1,6 +1,10 @@
 package scale
 
-import "math"
+import (
+	"errors"
+	"fmt"
+	"math"
+)
 
 // Model is how long the steps of one replica's engine take, for one model, engine, kind of GPU and way of parallelism. Times are
 // milliseconds. Engines form a step out of at most MaxBatched tokens of at most MaxSeqs sequences; a step that computes prompt
@@ -31,6 +35,34 @@ var Simulated = Model{
 	PrefillBase: 16.50142, PrefillToken: 1.518344e-2, PrefillSquare: 4.209989e-7,
 	DecodeBase: 5.74, DecodeUse: 54.01, DecodeUseSquare: -25.74,
 	KVTokens: 16384 * 16, BlockTokens: 16, MaxSeqs: 256, MaxBatched: 8192,
+}
+
+// Validate says all that cannot be.
+func (m *Model) Validate() error {
+	var errs []error
+	time := func(name string, ms float64) {
+		if !(ms >= 0) || math.IsInf(ms, 0) {
+			errs = append(errs, fmt.Errorf("%s: must be a number of milliseconds, 0 or more (got %g)", name, ms))
+		}
+	}
+	size := func(name string, n int) {
+		if n < 1 {
+			errs = append(errs, fmt.Errorf("%s: must be above 0 (got %d)", name, n))
+		}
+	}
+	time("prefillBase", m.PrefillBase)
+	time("prefillToken", m.PrefillToken)
+	time("prefillSquare", m.PrefillSquare)
+	time("decodeBase", m.DecodeBase)
+	time("decodeSeq", m.DecodeSeq)
+	size("kvTokens", m.KVTokens)
+	size("blockTokens", m.BlockTokens)
+	size("maxSeqs", m.MaxSeqs)
+	size("maxBatched", m.MaxBatched)
+	if len(errs) == 0 && (m.PrefillToken+m.PrefillBase == 0 || !(m.DecodeStep(1, 0) > 0) || !(m.DecodeStep(1, 1) > 0)) {
+		errs = append(errs, errors.New("steps would take no time"))
+	}
+	return errors.Join(errs...)
 }
 
 // PrefillPart is what the tokens from a to b of one prompt add to a step. Taken between both ends, a prompt costs the same in one

@@ -50,9 +50,9 @@ type Point struct {
 	Running, Waiting int // on all replicas
 	Held             int // at the gateway
 	Replicas         int
-	KVUse            float64 // mean
-	TTFT             time.Duration
-	Hit              float64 // of the prompts whose first token came since the last point
+	KVUse            float64   // mean
+	TTFT             Quantiles // of the requests whose first token came since the last point
+	Hit              float64   // share of their prompts that was not computed
 }
 
 func (r *run) sample() {
@@ -66,6 +66,11 @@ func (r *run) sample() {
 		}
 	}
 	p.KVUse /= float64(max(1, p.Replicas))
+	p.TTFT = quantilesOf(r.since.ttft)
+	if r.since.prompt > 0 {
+		p.Hit = float64(r.since.cached) / float64(r.since.prompt)
+	}
+	r.since.ttft, r.since.prompt, r.since.cached = r.since.ttft[:0], 0, 0
 	r.result.Series = append(r.result.Series, p)
 }
 

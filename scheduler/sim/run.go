@@ -57,6 +57,10 @@ type run struct {
 	object   *store
 	depth    map[uint64]uint32
 	result   Result
+	since    struct { // the last point of the series
+		ttft           []time.Duration
+		prompt, cached int
+	}
 }
 
 // pooled is the replicas of one role, and what is learned of their speed.
@@ -385,6 +389,11 @@ func (r *run) first(s *sequence, at time.Duration) {
 	}
 	s.request.Cached = s.cached
 	s.First = at
+	if r.Sample > 0 {
+		r.since.ttft = append(r.since.ttft, at-s.at)
+		r.since.prompt += s.prompt
+		r.since.cached += s.cached
+	}
 	p := r.pools[role]
 	p.learned = p.learned.Learn(s.work, float64(at-s.from)/float64(time.Millisecond))
 	fetch := p.speed.FetchMs

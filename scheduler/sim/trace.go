@@ -160,6 +160,14 @@ func parseUsage(line []byte) (Request, error) {
 	return checked(Request{At: time.Duration(in.At.UnixNano()), Prompt: int(min(in.Prompt, maxTokens+1)), Output: int(min(in.Completion, maxTokens+1)), Key: in.Key})
 }
 
+// Length is when its last request comes.
+func (t Trace) Length() time.Duration {
+	if len(t.Requests) == 0 {
+		return 0
+	}
+	return t.Requests[len(t.Requests)-1].At
+}
+
 // Faster is the trace with all times divided.
 func (t Trace) Faster(times float64) Trace {
 	t.Requests = slices.Clone(t.Requests)
@@ -169,8 +177,7 @@ func (t Trace) Faster(times float64) Trace {
 	return t
 }
 
-// Jitter moves every request by up to so much to either side, drawn by the seed: to see how much of a figure is chance. Requests
-// whose conversation it is keep their order.
+// Jitter moves every request by up to so much to either side, drawn by the seed: to see how much of a figure is chance.
 func (t Trace) Jitter(by time.Duration, seed uint64) Trace {
 	rng := draws(seed)
 	t.Requests = slices.Clone(t.Requests)
@@ -178,12 +185,5 @@ func (t Trace) Jitter(by time.Duration, seed uint64) Trace {
 		t.Requests[i].At = max(0, t.Requests[i].At+time.Duration((2*rng.uniform()-1)*float64(by)))
 	}
 	slices.SortStableFunc(t.Requests, func(a, b Request) int { return int(max(-1, min(1, a.At-b.At))) })
-	return t
-}
-
-// Until is the part of the trace before a time.
-func (t Trace) Until(end time.Duration) Trace {
-	n, _ := slices.BinarySearchFunc(t.Requests, end, func(r Request, end time.Duration) int { return int(max(-1, min(1, r.At-end))) })
-	t.Requests = t.Requests[:n]
 	return t
 }
