@@ -2,12 +2,14 @@ package nomadtest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,8 +113,26 @@ func (n *node) expand(text string, env map[string]string) string {
 	})
 }
 
-// templates writes a task's template blocks. They know env, nomadVar and nomadVarExists; a template is written once, since
-// the fake does not watch variables.
+// rendered writes the templates of running tasks anew that read a variable, after it has changed. What else their change_mode
+// asks for is not done. The lock is held.
+func (s *Server) rendered(k key) {
+	for _, a := range s.allocs {
+		if a.Namespace != k.namespace || a.ClientStatus != api.AllocClientStatusRunning || s.opts.Marks {
+			continue
+		}
+		for _, t := range a.group().Tasks {
+			reads := func(tpl *api.Template) bool { return tpl.EmbeddedTmpl != nil && strings.Contains(*tpl.EmbeddedTmpl, k.id) }
+			if slices.ContainsFunc(t.Templates, reads) && !s.closed {
+				s.running.Go(func() {
+					base := filepath.Join(s.dir, a.ID)
+					_ = s.templates(a, t, base, s.environment(a, t, base)) // a client tries again for ever
+				})
+			}
+		}
+	}
+}
+
+// templates writes a task's template blocks. They know env, nomadVar and nomadVarExists.
 func (s *Server) templates(a *alloc, t *api.Task, base string, env map[string]string) error {
 	items := func(path string) map[string]string {
 		s.mu.Lock()
@@ -149,7 +169,7 @@ func (s *Server) templates(a *alloc, t *api.Task, base string, env map[string]st
 			return fmt.Errorf("mode of %s: %w", *tpl.DestPath, err)
 		}
 		path := filepath.Join(base, t.Name, a.node.expand(*tpl.DestPath, map[string]string{"NOMAD_SECRETS_DIR": "secrets", "NOMAD_TASK_DIR": "local"}))
-		if err := os.WriteFile(path, []byte(b.String()), os.FileMode(mode)); err != nil {
+		if err := replaceFile(path, []byte(b.String()), os.FileMode(mode)); err != nil {
 			return err
 		}
 		if isTrue(tpl.Envvars) {
@@ -161,6 +181,19 @@ func (s *Server) templates(a *alloc, t *api.Task, base string, env map[string]st
 		}
 	}
 	return nil
+}
+
+// replaceFile writes a file whole, as clients do.
+func replaceFile(path string, content []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 func stringOr(s *string, other string) string {

@@ -64,6 +64,7 @@ func (s *Server) putVariable(c call) (any, uint64, error) {
 		v.CreateIndex, v.CreateTime = old.CreateIndex, old.CreateTime
 	}
 	s.variables[k] = &v
+	s.rendered(k)
 	return v, v.ModifyIndex, nil
 }
 

@@ -174,7 +174,7 @@ func (p *planner) tell(d *deployment, r *role, c *clusterView, held cluster.Role
 	}
 	same := there && held.Revision == revision
 	if same && held.Rollout != "" && n > 0 {
-		a := p.wait(d, r, Rollout, n, "%s of %s are wanted and %d are set; the count follows once the cluster takes one: %s", replicas(n), r.kind, held.N, held.Rollout)
+		a := p.wait(d, r, Rollout, n, "%s of %s %s wanted, and %d set; the count follows once the cluster takes one: %s", replicas(n), r.kind, isAre(n), held.N, held.Rollout)
 		a.Cluster = c.kind
 		return
 	}
