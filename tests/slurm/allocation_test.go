@@ -125,14 +125,26 @@ func (w *world) untilJob(job, state string) {
 	w.untilTrue("job "+job+" is "+state, func() bool { return w.jobState(job) == state })
 }
 
+// dead ends the traffic whose gateway ends with its job; it counts in the row. What answers then is begun anew.
+func (w *world) dead() {
+	w.t.Helper()
+	w.tr.Dead.Store(true)
+	w.tr.Mark()
+	w.earlier = append(w.earlier, w.tr)
+}
+
 // finishHeld is finish where the controller ends by itself, with the job, once its deployment is stopped.
 func (w *world) finishHeld(number int, fault, remark string, jobs ...string) row {
 	w.t.Helper()
 	w.note("finish")
 	r := row{number: number, fault: fault, remark: remark}
-	w.tr.End()
+	for _, tr := range append(w.earlier, w.tr) {
+		if !tr.Over() {
+			tr.End()
+		}
+		r.count(tr)
+	}
 	r.downtime = w.tr.Downtime()
-	r.count(w.tr)
 	w.checkUsage(&r)
 	w.stopHeld(jobs...)
 	w.checkLeft(&r)
@@ -193,7 +205,7 @@ func TestRendered(t *testing.T) {
 	w.stopHeld(job)
 	w.StateDir = here
 	w.tr.Finished(w.ctx, 2*traffic.Streams)
-	w.finishHeld(19, "a rendered script, edited by hand, submitted twice with plain sbatch", "two installations side by side; each job ended with `penstock stop`", first, second)
+	w.finishHeld(30, "a rendered script, edited by hand, submitted twice with plain sbatch", "two installations side by side; each job ended with `penstock stop`", first, second)
 }
 
 // stateOf finds a job's state folder as `penstock --slurm-job` does.

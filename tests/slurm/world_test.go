@@ -26,6 +26,7 @@ type world struct {
 	client  *installation.Client
 	prompts *traffic.Catalog
 	tr      *traffic.Traffic
+	earlier []*traffic.Traffic // of jobs that are over, with their gateways
 
 	gateways []func() // end gateways that are processes of their own
 }
