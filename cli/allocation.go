@@ -25,6 +25,7 @@ type allocated struct {
 	restarts   int
 	dependency string // SLURM_JOB_DEPENDENCY: what it has waited for
 	nodes      []string
+	began      time.Time // when its script wrote the deployment file
 	endsAt     time.Time // zero = unknown
 	killWait   time.Duration
 	launcher   int // process ID of the srun; 0 = none
@@ -90,6 +91,11 @@ func findAllocation(ctx context.Context, inv *invocation, o serveOptions) (*allo
 	if a.text, a.deployment, err = inv.readDeployment(filepath.Join(a.dir, jobDeployment)); err != nil {
 		return nil, err
 	}
+	info, err := os.Stat(filepath.Join(a.dir, jobDeployment))
+	if err != nil {
+		return nil, fmt.Errorf("find when the job began: %w", err)
+	}
+	a.began = info.ModTime()
 	if a.deployment.Cluster != jobspecs.SlurmCluster {
 		return nil, fail(ExitError, "write cluster: slurm into the script's deployment", "deployment %s runs on cluster %s, and this is a Slurm job", a.deployment.Name, a.deployment.Cluster)
 	}
@@ -118,9 +124,9 @@ func (a *allocated) run() jobRecord { return jobRecord{Job: a.job, Restarts: a.r
 // openAllocation makes the cluster of the job's nodes.
 func (c *controller) openAllocation() (err error) {
 	a := c.allocation
-	drain := a.deployment.Serving.DrainTimeout.Std()
+	leave, _ := a.deployment.Serving.Leave(a.began, a.endsAt)
 	a.cluster, err = allocation.New(allocation.Options{
-		Dir: a.dir, Nodes: a.nodes, EndsAt: a.endsAt, Closing: drain + time.Minute,
+		Dir: a.dir, Nodes: a.nodes, EndsAt: a.endsAt, Closing: a.endsAt.Sub(leave),
 		Certificate:  func() *tls.Certificate { return c.holder.Certificate() },
 		AgentCommand: c.allocationAgent, Before: c.launchesBefore(), Log: c.log,
 	})

@@ -129,7 +129,7 @@ func (a *attending) look(ctx context.Context, now time.Time) (over bool, err err
 
 // pastLeaving: replicas that have gone are not replaced, since the job's end is too near.
 func (a *attending) pastLeaving(now time.Time) bool {
-	from, _ := a.c.allocation.deployment.Serving.Leave(a.since, a.c.allocation.endsAt)
+	from, _ := a.c.allocation.deployment.Serving.Leave(a.c.allocation.began, a.c.allocation.endsAt)
 	return !now.Before(from)
 }
 
