@@ -170,5 +170,5 @@ type TokenIDs int
 const (
 	NoTokenIDs     TokenIDs = iota
 	ReturnTokenIDs          // vLLM and sim: "return_token_ids": true; prompt_token_ids and choices[].token_ids in chunks
-	LlamaVerbose            // llama.cpp: native /completion with "return_tokens": true
+	LlamaVerbose            // llama.cpp: not of a stream (see ARCHITECTURE.md); those of a prompt by /apply-template and /tokenize
 )
