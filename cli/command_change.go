@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -119,11 +120,11 @@ func runDrain(ctx context.Context, inv *invocation, control apiv1.ControlService
 	for _, l := range resp.Launches {
 		fmt.Fprintln(inv.Out, l)
 	}
-	within := "the time that their file gives (serving.drainTimeout)"
+	within := "their file's serving.drainTimeout"
 	if o.deadline > 0 {
 		within = o.deadline.String()
 	}
-	inv.say("%s no new requests; what streams may finish within %s. Replacements start as far as they are wanted", takes(len(resp.Launches)), within)
+	inv.say("%s no new requests; streams have %s to finish. Replacements start as far as they are wanted", takes(len(resp.Launches)), within)
 	inv.say("watch it with: %s", strings.TrimSpace("penstock events -f "+o.deployment))
 	return nil
 }
@@ -194,24 +195,33 @@ func runStop(ctx context.Context, inv *invocation, o stopOptions) error {
 		}
 	}
 	if !o.wait {
-		sayStopping(inv, stopped, o.now)
+		sayStopping(ctx, inv, control, stopped, o.now)
 	}
 	return printStopped(inv, stopped)
 }
 
 // sayStopping says what happens now to deployments that were told to stop.
-func sayStopping(inv *invocation, stopped []string, now bool) {
+func sayStopping(ctx context.Context, inv *invocation, control apiv1.ControlServiceClient, told []string, now bool) {
 	how := "streams may finish first"
 	if now {
 		how = "streams are cut"
 	}
+	ended := map[string]bool{}
+	if st, err := control.Status(ctx, &apiv1.StatusRequest{}); err == nil { // else nobody knows, and they may be stopping
+		for _, d := range st.Deployments {
+			ended[d.Name] = d.State == "stopped"
+		}
+	}
+	stopping := slices.DeleteFunc(slices.Clone(told), func(name string) bool { return ended[name] })
 	switch {
-	case len(stopped) == 0:
+	case len(told) == 0:
 		inv.say("there are no deployments")
-	case len(stopped) == 1:
-		inv.say("%s is stopping; %s. Watch it with: penstock wait %s --for stopped", stopped[0], how, stopped[0])
+	case len(stopping) == 0:
+		inv.say("nothing of %s runs", strings.Join(told, ", "))
+	case len(stopping) == 1:
+		inv.say("%s is stopping; %s. Watch it with: penstock wait %s --for stopped", stopping[0], how, stopping[0])
 	default:
-		inv.say("%d deployments are stopping; %s. Watch them with: penstock status", len(stopped), how)
+		inv.say("%s are stopping; %s. Watch them with: penstock status", strings.Join(stopping, ", "), how)
 	}
 }
 

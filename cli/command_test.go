@@ -113,9 +113,16 @@ func TestStopSome(t *testing.T) {
 		}
 		return &apiv1.StopDeploymentResponse{Deployments: []string{q.Deployment}}, nil
 	}
+	f.status = statusOf(&apiv1.DeploymentStatus{Name: "a", State: "stopping"}, &apiv1.DeploymentStatus{Name: "c", State: "stopped"})
 	tt := newTerminal(t, f)
 	if code, out, talk := tt.run("stop", "a", "b", "c"); code != ExitNotFound || out != "" || !strings.Contains(talk, "a is told to stop") {
 		t.Errorf("exit %d: %q, %q", code, out, talk)
+	}
+	if code, _, talk := tt.run("stop", "a", "c"); code != 0 || !strings.Contains(talk, "a is stopping; streams may finish first. Watch it with: penstock wait a --for stopped") {
+		t.Errorf("exit %d: %q", code, talk)
+	}
+	if code, _, talk := tt.run("stop", "c"); code != 0 || !strings.Contains(talk, "nothing of c runs") {
+		t.Errorf("exit %d: %q", code, talk)
 	}
 	if code, out, _ := tt.run("stop", "a", "c"); code != 0 || out != "a\nc\n" {
 		t.Errorf("exit %d: %q", code, out)

@@ -54,7 +54,7 @@ func printWhy(inv *invocation, r *apiv1.RequestRecord) {
 			fmt.Fprintf(inv.Out, "     first token after %.1f ms, expected %.1f ms\n", *a.FirstTokenMs, a.ExpectedMs)
 		}
 		if a.Tokens > 0 {
-			fmt.Fprintf(inv.Out, "     %d tokens came from it\n", a.Tokens)
+			fmt.Fprintf(inv.Out, "     %s came from it\n", tokensText(a.Tokens))
 		}
 		if a.End != "" {
 			fmt.Fprintf(inv.Out, "     ended: %s\n", a.End)
@@ -76,6 +76,13 @@ func keysText(kind string) string {
 		return "chunks of its text, since no tokens are known"
 	}
 	return kind
+}
+
+func tokensText(n uint64) string {
+	if n == 1 {
+		return "1 token"
+	}
+	return fmt.Sprintf("%d tokens", n)
 }
 
 func suffix(sep, s string) string {

@@ -68,7 +68,7 @@ func controlAction[O any](std IO, parse func(*cli.Context) (O, error),
 // nothing is the parser of commands without arguments.
 func nothing(c *cli.Context) (struct{}, error) {
 	if c.Args().Present() {
-		return struct{}{}, usageError("penstock %s takes no arguments (got %q)", c.Command.Name, c.Args().First())
+		return struct{}{}, usageError("penstock %s takes no arguments (got %q)", c.Command.FullName(), c.Args().First())
 	}
 	return struct{}{}, nil
 }

@@ -307,9 +307,9 @@ func golden(t *testing.T, name, got string) {
 const demoFile = "apiVersion: penstock/v1\nname: demo\nmodel: {id: tiny}\nengine: {kind: sim}\nroles: {mixed: {replicas: 1}}\n"
 
 // statusOf answers every Status with one deployment.
-func statusOf(d *apiv1.DeploymentStatus) func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
+func statusOf(d ...*apiv1.DeploymentStatus) func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
 	return func(context.Context, *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
-		return &apiv1.StatusResponse{Term: 1, At: at(0), Deployments: []*apiv1.DeploymentStatus{d}}, nil
+		return &apiv1.StatusResponse{Term: 1, At: at(0), Deployments: d}, nil
 	}
 }
 

@@ -33,11 +33,11 @@ func stopWithout(ctx context.Context, inv *invocation, o stopOptions, cause erro
 	if err := c.openClusters(ctx); err != nil {
 		return err
 	}
-	inv.say("no controller answers; ending the jobs directly")
 	names, err := c.wantNothing(o)
 	if err != nil {
 		return err
 	}
+	inv.say("no controller answers; ending the jobs directly")
 	if err := c.endJobs(ctx, names, o); err != nil {
 		return err
 	}

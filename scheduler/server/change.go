@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/penstock/penstock/jobspecs"
@@ -49,7 +50,7 @@ func checkScale(d ledger.Deployment, roles map[string]uint32) error {
 	for name, n := range roles {
 		switch role, ok := d.Spec.Roles[jobspecs.RoleKind(name)]; {
 		case !ok:
-			return fmt.Errorf("%s has no role %s: %w", d.Name, name, errInvalid)
+			return fmt.Errorf("%s has no role %s; it has %s: %w", d.Name, name, rolesOf(d.Spec), errInvalid)
 		case int(n) < role.Min:
 			return fmt.Errorf("%s: %d %s replicas are less than its min %d: %w", d.Name, n, name, role.Min, errInvalid)
 		case role.Max > 0 && int(n) > role.Max:
@@ -57,6 +58,17 @@ func checkScale(d ledger.Deployment, roles map[string]uint32) error {
 		}
 	}
 	return nil
+}
+
+// rolesOf names a deployment's roles.
+func rolesOf(d jobspecs.Deployment) string {
+	var names []string
+	for _, kind := range jobspecs.RoleKinds {
+		if _, ok := d.Roles[kind]; ok {
+			names = append(names, string(kind))
+		}
+	}
+	return strings.Join(names, " and ")
 }
 
 // DrainReplica marks launches as draining; the loop and their agents do the rest.

@@ -7,6 +7,8 @@ import (
 
 	"connectrpc.com/connect"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/identity"
 )
@@ -141,6 +143,17 @@ func TestRecord(t *testing.T) {
 	}
 	_, err := why("req-a")
 	wantCode(t, err, connect.CodeInvalidArgument)
+	key, err := w.control.CreateKey(t.Context(), &apiv1.CreateKeyRequest{Name: "me"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().Truncate(time.Second)
+	if _, err := w.gateway(t, "gw-1").Record(t.Context(), &apiv1.RecordRequest{Records: []*apiv1.RequestRecord{{Id: "req-b", KeyId: key.Key.Id, At: timestamppb.New(at)}}}); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := w.control.ListKeys(t.Context(), &apiv1.ListKeysRequest{}); err != nil || !list.Keys[0].LastUsedAt.AsTime().Equal(at) {
+		t.Errorf("keys: %v, %v; want one used at %s", list, err, at)
+	}
 	_, err = why("nothing")
 	wantCode(t, err, connect.CodeNotFound)
 	if n := len(lines(t, w.dir+"/state/usage")); n != 3 {

@@ -152,10 +152,15 @@ func (r *records) find(id string) (*apiv1.RequestRecord, error) {
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("request %q is not among the last %d finished ones: %w", id, len(r.order), errNotFound)
+		return nil, fmt.Errorf("request %q is not known; %s: %w", id, countOf(len(r.order), "finished request is", "finished requests are"), errNotFound)
 	}
 	return found, nil
 }
 
-// Record takes finished requests of a gateway. Records that came before are dropped.
-func (s *Server) Record(recs []*apiv1.RequestRecord) error { return s.records.add(recs) }
+// Record takes finished requests of a gateway, and notes when their keys were used. Records that came before are dropped.
+func (s *Server) Record(recs []*apiv1.RequestRecord) error {
+	for _, rec := range recs {
+		s.o.Keys.Used(rec.GetKeyId(), rec.GetAt().AsTime())
+	}
+	return s.records.add(recs)
+}
