@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/penstock/penstock/agent/cache"
+	"github.com/penstock/penstock/agent/slots"
 	"github.com/penstock/penstock/kvstore"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 )
@@ -48,10 +49,17 @@ func (p *port) manage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	m := manager{tiers: with.run.kv, q: &q, w: w}
+	m := manager{tiers: with.run.kv, slots: p.engineSlots(), q: &q, w: w}
 	if err := do(&m, r.Context()); err != nil {
 		_ = m.say(&apiv1.KVResponse{Error: err.Error()})
 	}
+}
+
+// engineSlots are those of the engine that runs; nil = none runs, or its KV does not come out of slots.
+func (p *port) engineSlots() *slots.Slots {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.slots
 }
 
 var kvVerbs = map[string]func(*manager, context.Context) error{
@@ -61,6 +69,7 @@ var kvVerbs = map[string]func(*manager, context.Context) error{
 // manager is one request about the tiers.
 type manager struct {
 	tiers *cache.Cache
+	slots *slots.Slots // of the engine that runs now; nil = its KV does not come out of slots
 	q     *apiv1.KVRequest
 	w     http.ResponseWriter
 	told  time.Time
@@ -123,7 +132,14 @@ func (m *manager) list(ctx context.Context) error {
 
 func (m *manager) flush(ctx context.Context) error {
 	tiers := m.tiers.Stats()
-	return m.work(ctx, tiers[:len(tiers)-1], m.tiers.FlushAll)
+	return m.work(ctx, tiers[:len(tiers)-1], func(ctx context.Context, progress func(cache.Moved)) (cache.Moved, error) {
+		if m.slots != nil { // what was answered a moment ago is on its way out of the engine
+			if err := m.slots.Settle(ctx); err != nil {
+				return cache.Moved{Left: true}, nil
+			}
+		}
+		return m.tiers.FlushAll(ctx, progress)
+	})
 }
 
 func (m *manager) warm(ctx context.Context) error {

@@ -22,6 +22,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -71,12 +72,13 @@ type Slots struct {
 	saving context.Context //nolint:containedctx // of goroutines that outlive the call that starts them
 	stop   context.CancelFunc
 
-	mu      sync.Mutex
-	passing int // requests without a slot that the server has now
-	slots   []*slot
-	changed chan struct{} // closed when a slot becomes idle
-	ended   bool
-	clock   int64
+	mu       sync.Mutex
+	passing  int                    // requests without a slot that the server has now
+	underWay map[chan struct{}]bool // one for each of saves, closed at its end
+	slots    []*slot
+	changed  chan struct{} // closed when a slot becomes idle
+	ended    bool
+	clock    int64
 }
 
 // slot is what is known of one of the server's slots. Its fields belong to whoever has made it busy.
@@ -96,7 +98,7 @@ func Open(ctx context.Context, o Options) (*Slots, error) {
 	if o.Patience == 0 {
 		o.Patience = defaultPatience
 	}
-	s := &Slots{o: o, start: rand.Text(), changed: make(chan struct{})}
+	s := &Slots{o: o, start: rand.Text(), changed: make(chan struct{}), underWay: map[chan struct{}]bool{}}
 	n, err := s.total(ctx)
 	if err != nil {
 		return nil, err
@@ -300,8 +302,10 @@ func (l *Lease) End(answered bool) {
 	}
 	s.mu.Lock()
 	ended := s.ended
+	over := make(chan struct{})
 	if !ended {
 		s.saves.Add(1)
+		s.underWay[over] = true
 	}
 	s.mu.Unlock()
 	// Until it is saved and read, nobody knows what the slot holds: the prompt for sure, if the request got that far.
@@ -321,6 +325,7 @@ func (l *Lease) End(answered bool) {
 	}
 	go func() {
 		defer s.saves.Done()
+		defer s.over(over)
 		defer s.release(l.slot)
 		defer saved()
 		ctx, cancel := context.WithTimeout(s.saving, saveWithin)
@@ -338,6 +343,29 @@ func (l *Lease) settle(answered bool) {
 	if answered && !l.alone && l.s.o.Store == nil { // the prompt at least, and what follows it is the same tenant's
 		l.slot.tokens, l.slot.dirty = l.prompt, false
 	}
+}
+
+// over ends a save.
+func (s *Slots) over(save chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.underWay, save)
+	close(save)
+}
+
+// Settle waits until the saves are over that are under way now.
+func (s *Slots) Settle(ctx context.Context) error {
+	s.mu.Lock()
+	saving := slices.Collect(maps.Keys(s.underWay))
+	s.mu.Unlock()
+	for _, save := range saving {
+		select {
+		case <-save:
+		case <-ctx.Done():
+			return fmt.Errorf("save slots: %w", ctx.Err())
+		}
+	}
+	return nil
 }
 
 // Close takes no more saves and waits for those under way, until the context ends; then it ends them too.

@@ -63,7 +63,11 @@ func newBench(t *testing.T, n int, store *mem.Store) *bench {
 }
 
 // settle waits for the saves that are under way.
-func (b *bench) settle() { b.saves.Wait() }
+func (b *bench) settle() {
+	if err := b.Settle(context.Background()); err != nil {
+		b.t.Error(err)
+	}
+}
 
 // ask sends a prompt and says how many tokens the server had to read.
 func (b *bench) ask(tenant, prompt string) (read int) {

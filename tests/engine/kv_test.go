@@ -26,9 +26,7 @@ roles:
 serving: {maxContext: 4096}
 kv:
   host: 256MiB
-  disk: {path: %s, size: 1GiB}
-  object: {url: 'file://%s'}
-`
+%s`
 
 const kvBlock = 64 // tokens
 
@@ -44,7 +42,7 @@ func score(ctx context.Context, t *testing.T, c *installation.Client, prompt str
 	t.Helper()
 	body := map[string]any{"model": "induction", "prompt": prompt, "temperature": 0, "max_tokens": 24, "logprobs": 1}
 	resp, err := c.Post(ctx, "/completions", body)
-	for err == nil && resp.StatusCode == http.StatusServiceUnavailable { // ready, and the gateway's own probe is still to come
+	for err == nil && resp.StatusCode >= http.StatusInternalServerError { // no engine, or the gateway's own probe is still to come
 		resp.Body.Close()
 		time.Sleep(50 * time.Millisecond)
 		resp, err = c.Post(ctx, "/completions", body)
@@ -97,14 +95,15 @@ func long(n int) (prompt, secret string) {
 type kvBench struct {
 	*installation.Installation
 	server       string
-	disk, bucket string
+	disk, bucket string               // folders; empty = no such tier
+	object       string               // fields of an object tier instead of the folder
 	client       *installation.Client // of one tenant, for all deployments
 }
 
 // up runs a deployment and returns the client to it.
 func (b *kvBench) up(ctx context.Context, t *testing.T, name, weights, args string) *installation.Client {
 	t.Helper()
-	path, err := b.Write(name+".yaml", fmt.Sprintf(kvDeployment, name, weights, b.server, args, b.disk, b.bucket))
+	path, err := b.Write(name+".yaml", fmt.Sprintf(kvDeployment, name, weights, b.server, args, b.tiers()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +114,20 @@ func (b *kvBench) up(ctx context.Context, t *testing.T, name, weights, args stri
 		}
 	}
 	return b.client
+}
+
+// tiers are those below host memory.
+func (b *kvBench) tiers() (text string) {
+	if b.disk != "" {
+		text += fmt.Sprintf("  disk: {path: %s, size: 1GiB}\n", b.disk)
+	}
+	switch {
+	case b.object != "":
+		text += "  object: {" + b.object + "}\n"
+	case b.bucket != "":
+		text += fmt.Sprintf("  object: {url: 'file://%s'}\n", b.bucket)
+	}
+	return text
 }
 
 func (b *kvBench) down(ctx context.Context, t *testing.T, name string) {
@@ -145,12 +158,7 @@ func TestWarmAcrossJobs(t *testing.T) {
 		b.prefix(ctx, t, client, prompt)
 	})
 	t.Run("after SIGKILL of everything", func(t *testing.T) {
-		for _, p := range b.Find("", "agent") {
-			_ = syscall.Kill(p.PID, syscall.SIGKILL)
-		}
-		for _, p := range b.Find("", "llama-server") {
-			_ = syscall.Kill(p.PID, syscall.SIGKILL)
-		}
+		b.killAll()
 		b.down(ctx, t, "chat")
 		b.warm(ctx, t, b.up(ctx, t, "chat", weights, "-t, 1"), prompt, first)
 		b.down(ctx, t, "chat")
@@ -176,6 +184,23 @@ func TestWarmAcrossJobs(t *testing.T) {
 	})
 	t.Run("another KV type", func(t *testing.T) { b.cold(ctx, t, weights, "-ctk, q8_0, -ctv, q8_0", prompt) })
 	b.MustRun(ctx, t, "stop", "--all", "--wait", "--timeout", "60s")
+}
+
+// killAll kills agents and engines, without a word.
+func (b *kvBench) killAll() {
+	for _, p := range append(b.Find("", "agent"), b.engines()...) {
+		_ = syscall.Kill(p.PID, syscall.SIGKILL)
+	}
+}
+
+// engines are the processes of engines that run.
+func (b *kvBench) engines() (out []installation.Process) {
+	for _, p := range b.Processes() {
+		if slices.Contains(p.Command, "--slot-save-path") && !p.Is("agent") {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // warm asks the same again: at most one block may be read again.

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/penstock/penstock/tests/s3/server"
 )
 
 // fault is what the proxy does to a request.
@@ -37,10 +39,10 @@ type proxy struct {
 	ended    chan struct{}
 }
 
-func between(t *testing.T, s *server) *proxy {
+func between(t *testing.T, s *server.Server) *proxy {
 	t.Helper()
-	to := &url.URL{Scheme: "https", Host: s.address}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool()}, DisableCompression: true, MaxIdleConnsPerHost: 32}
+	to := &url.URL{Scheme: "https", Host: s.Address}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.Pool()}, DisableCompression: true, MaxIdleConnsPerHost: 32}
 	relay := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)

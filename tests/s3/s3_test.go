@@ -1,3 +1,4 @@
+// Package s3 tests the object tier against real S3 servers, with faults between.
 package s3
 
 import (
@@ -24,6 +25,7 @@ import (
 	"github.com/penstock/penstock/kvstore/keyring"
 	"github.com/penstock/penstock/kvstore/object"
 	"github.com/penstock/penstock/kvstore/storetest"
+	"github.com/penstock/penstock/tests/s3/server"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,10 +33,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var prefixes atomic.Int64
 
 // options are for a place of its own in the server's bucket.
-func (s *server) options(endpoint string) object.Options {
+func options(s *server.Server, endpoint string) object.Options {
 	return object.Options{
-		URL: fmt.Sprintf("s3://%s/test-%d", bucket, prefixes.Add(1)), Endpoint: endpoint, Region: "us-east-1", PathStyle: true,
-		CredentialsFile: s.login, CAFile: s.cert, Cooldown: 10 * time.Millisecond, Timeout: 10 * time.Second,
+		URL: fmt.Sprintf("s3://%s/test-%d", server.Bucket, prefixes.Add(1)), Endpoint: endpoint, Region: "us-east-1", PathStyle: true,
+		CredentialsFile: s.Login, CAFile: s.Cert, Cooldown: 10 * time.Millisecond, Timeout: 10 * time.Second,
 	}
 }
 
@@ -51,14 +53,14 @@ func open(t *testing.T, o object.Options) *object.Store {
 // TestStore runs the suite over TLS, packed and apart, and encrypted.
 func TestStore(t *testing.T) {
 	ring, _ := keyring.New()
-	for _, k := range servers() {
-		s := start(t, k)
+	for _, k := range server.Kinds() {
+		s := server.Start(t, k)
 		for name, set := range map[string]func(*object.Options){
 			"packed": func(o *object.Options) { o.Keys = ring }, "apart": func(o *object.Options) { o.PackBelow = -1 },
 		} {
-			t.Run(k.name+"/"+name, func(t *testing.T) {
+			t.Run(k.Name+"/"+name, func(t *testing.T) {
 				storetest.Run(t, func(t *testing.T, want storetest.Options) storetest.Subject {
-					o := s.options(s.endpoint())
+					o := options(s, s.Endpoint())
 					set(&o)
 					o.Moves, o.PackBytes = want.Moves, 256<<10
 					return subject(t, o)
@@ -130,12 +132,12 @@ func check(ctx context.Context, t *testing.T, s *object.Store, n int) bool {
 // TestFaults: with a fault in every few requests nothing wrong is ever read, most of what is put is found, and the server is
 // not asked much more often than without.
 func TestFaults(t *testing.T) {
-	for _, k := range servers() {
-		s := start(t, k)
+	for _, k := range server.Kinds() {
+		s := server.Start(t, k)
 		for name, f := range map[string]fault{"late": late, "reset": reset, "busy": busy, "cut": cut, "skewed": skewed} {
-			t.Run(k.name+"/"+name, func(t *testing.T) {
+			t.Run(k.Name+"/"+name, func(t *testing.T) {
 				p := between(t, s)
-				o := s.options(p.URL)
+				o := options(s, p.URL)
 				o.PackBelow, o.PackBytes = 10_000, 64<<10
 				store := open(t, o)
 				rng := rand.New(rand.NewPCG(1, uint64(f)))
@@ -178,10 +180,10 @@ func TestFaults(t *testing.T) {
 // TestDeadBucket: a server that is stopped, and one that is killed, cost a deadline at first and nothing after that. When it is
 // back, its blocks are.
 func TestDeadBucket(t *testing.T) {
-	for _, k := range servers() {
-		t.Run(k.name, func(t *testing.T) {
-			s := start(t, k)
-			o := s.options(s.endpoint())
+	for _, k := range server.Kinds() {
+		t.Run(k.Name, func(t *testing.T) {
+			s := server.Start(t, k)
+			o := options(s, s.Endpoint())
 			o.Timeout, o.PackBelow = 500*time.Millisecond, -1
 			o.Cooldown = 200 * time.Millisecond
 			store := open(t, o)
@@ -192,10 +194,10 @@ func TestDeadBucket(t *testing.T) {
 			}
 			for name, act := range map[string]struct{ end, back func() }{
 				"stopped": {
-					func() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) },
-					func() { _ = s.cmd.Process.Signal(syscall.SIGCONT) },
+					func() { _ = s.Signal(syscall.SIGSTOP) },
+					func() { _ = s.Signal(syscall.SIGCONT) },
 				},
-				"killed": {s.kill, s.run},
+				"killed": {s.Kill, s.Run},
 			} {
 				act.end()
 				waitUntil(t, name, func() bool { // the circuit opens, and calls end at once
@@ -229,10 +231,10 @@ func waitUntil(t *testing.T, what string, ok func() bool) {
 
 // TestSilence: a server that takes requests and never answers costs each caller its own deadline.
 func TestSilence(t *testing.T) {
-	for _, k := range servers() {
-		s := start(t, k)
+	for _, k := range server.Kinds() {
+		s := server.Start(t, k)
 		p := between(t, s)
-		store := open(t, s.options(p.URL))
+		store := open(t, options(s, p.URL))
 		p.set(func(*http.Request) fault { return silence })
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -248,10 +250,10 @@ func TestSilence(t *testing.T) {
 // TestSeveralClusters: stores that know nothing of each other use one bucket and collect in it. A block that all put at one time is
 // one object.
 func TestSeveralClusters(t *testing.T) {
-	for _, k := range servers() {
-		t.Run(k.name, func(t *testing.T) {
-			s := start(t, k)
-			o := s.options(s.endpoint())
+	for _, k := range server.Kinds() {
+		t.Run(k.Name, func(t *testing.T) {
+			s := server.Start(t, k)
+			o := options(s, s.Endpoint())
 			o.PackBelow, o.PackBytes, o.Budget = 10_000, 64<<10, 1<<20
 			stores := []*object.Store{open(t, o), open(t, o), open(t, o)}
 			var wg sync.WaitGroup
@@ -309,12 +311,12 @@ func TestSeveralClusters(t *testing.T) {
 
 // TestDamage: bits that flip on the server's own disk are misses and are counted, and nothing else is.
 func TestDamage(t *testing.T) {
-	for _, k := range servers() {
-		if k.name != "versitygw" {
+	for _, k := range server.Kinds() {
+		if k.Name != "versitygw" {
 			continue // others keep checksums of their own, and do not give out what is damaged
 		}
-		s := start(t, k)
-		o := s.options(s.endpoint())
+		s := server.Start(t, k)
+		o := options(s, s.Endpoint())
 		o.PackBelow = -1
 		store := open(t, o)
 		for i := range 6 {
@@ -322,7 +324,7 @@ func TestDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		files := objects(t, s.root)
+		files := objects(t, s.Root)
 		if len(files) != 6 {
 			t.Fatalf("%d objects, want 6", len(files))
 		}
@@ -355,7 +357,7 @@ func TestDamage(t *testing.T) {
 
 func objects(t *testing.T, root string) (files []string) {
 	t.Helper()
-	err := filepath.WalkDir(filepath.Join(root, bucket), func(p string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(root, server.Bucket), func(p string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && strings.Contains(p, "/b/") {
 			files = append(files, p)
 		}
@@ -369,17 +371,17 @@ func objects(t *testing.T, root string) (files []string) {
 
 // TestSecretsAreNotLogged: neither wrong nor right credentials appear in logs and errors.
 func TestSecretsAreNotLogged(t *testing.T) {
-	for _, k := range servers() {
-		s := start(t, k)
+	for _, k := range server.Kinds() {
+		s := server.Start(t, k)
 		const wrong = "hunter2-hunter2-hunter2"
 		login := filepath.Join(t.TempDir(), "credentials")
-		text := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", user, wrong)
+		text := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", server.User, wrong)
 		if err := os.WriteFile(login, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, file := range []string{s.login, login} {
+		for _, file := range []string{s.Login, login} {
 			var out lockedBuffer
-			o := s.options(s.endpoint())
+			o := options(s, s.Endpoint())
 			o.CredentialsFile, o.Log, o.PackBelow = file, zerolog.New(&out).Level(zerolog.DebugLevel), -1
 			store := open(t, o)
 			err := put(t.Context(), store, 1)
@@ -387,7 +389,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 				t.Errorf("put: %v", err)
 			}
 			for _, text := range []string{out.String(), fmt.Sprint(err)} {
-				for _, word := range []string{secret, wrong, "Signature="} {
+				for _, word := range []string{server.Secret, wrong, "Signature="} {
 					if strings.Contains(text, word) {
 						t.Errorf("%q is in %s", word, text)
 					}
@@ -397,7 +399,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 		if err := os.Chmod(login, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		o := s.options(s.endpoint())
+		o := options(s, s.Endpoint())
 		o.CredentialsFile = login
 		if _, err := object.Open(t.Context(), o); err == nil {
 			t.Error("credentials that everybody can read were taken")

@@ -51,6 +51,11 @@ var slowSuites = []suite{
 		Packages: []string{"./tests/s3"}, Env: []string{"PENSTOCK_TEST_S3=minio"}, Timeout: 40 * time.Minute,
 	},
 	{
+		Name: "engine-minio", About: "a real engine's conversation goes on from MinIO alone",
+		Packages: []string{"./tests/engine"}, Args: []string{"-run=^TestWarmFromBucket$"}, Env: []string{"PENSTOCK_TEST_S3=minio"},
+		Timeout: 20 * time.Minute,
+	},
+	{
 		Name: "race", About: "every package under the race detector",
 		Packages: []string{"./..."}, Without: whole, Args: []string{"-race"}, Timeout: 25 * time.Minute,
 	},

@@ -1,7 +1,7 @@
-// Package s3 tests the object tier against real S3 servers in processes of their own: versitygw always, MinIO where
-// PENSTOCK_TEST_S3 says so. Both are built through the Go proxy at a pinned version into the user's cache folder; MinIO is
-// neither linked nor shipped.
-package s3
+// Package server runs S3 servers of others for tests, in processes of their own: versitygw always, MinIO where PENSTOCK_TEST_S3
+// says so. Both are built through the Go proxy at a pinned version into the user's cache folder; MinIO is neither linked nor
+// shipped.
+package server
 
 import (
 	"context"
@@ -27,107 +27,111 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
+// What a server that is started has.
 const (
-	user   = "penstocktest"
-	secret = "correct-horse-battery-staple"
-	bucket = "kv-blocks"
+	User   = "penstocktest"
+	Secret = "correct-horse-battery-staple"
+	Bucket = "kv-blocks" // empty
 )
 
-// kind is an S3 server that the tests can build.
-type kind struct {
-	name, module, version string
-	command               func(bin, address, root, cert, key string) *exec.Cmd
+// Kind is an S3 server that the tests can build.
+type Kind struct {
+	Name            string
+	module, version string
+	command         func(bin, address, root, cert, key string) *exec.Cmd
 }
 
-var versitygw = kind{
+var versitygw = Kind{
 	"versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0",
 	func(bin, address, root, cert, key string) *exec.Cmd {
-		return exec.Command(bin, "--access", user, "--secret", secret, "--port", address, "--cert", cert, "--key", key, "--quiet", "posix", root)
+		return exec.Command(bin, "--access", User, "--secret", Secret, "--port", address, "--cert", cert, "--key", key, "--quiet", "posix", root)
 	},
 }
 
-var minioServer = kind{
+var minioServer = Kind{
 	"minio", "github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c",
 	func(bin, address, root, cert, _ string) *exec.Cmd {
 		cmd := exec.Command(bin, "server", "--address", address, "--certs-dir", filepath.Dir(cert), "--quiet", root)
-		cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+user, "MINIO_ROOT_PASSWORD="+secret, "MINIO_UPDATE=off", "MINIO_BROWSER=off")
+		cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+User, "MINIO_ROOT_PASSWORD="+Secret, "MINIO_UPDATE=off", "MINIO_BROWSER=off")
 		return cmd
 	},
 }
 
-// servers are those that this run tests.
-func servers() []kind {
+// Kinds are those that this run tests.
+func Kinds() []Kind {
 	if os.Getenv("PENSTOCK_TEST_S3") == "minio" {
-		return []kind{minioServer}
+		return []Kind{minioServer}
 	}
-	return []kind{versitygw}
+	return []Kind{versitygw}
 }
 
 // build returns the program, which is built once for all runs on this machine.
-func (k kind) build(t *testing.T) string {
+func (k Kind) build(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(cache, "penstock-tests", k.name+"-"+k.version)
+	dir := filepath.Join(cache, "penstock-tests", k.Name+"-"+k.version)
 	bin := filepath.Join(dir, filepath.Base(k.module))
 	if _, err := os.Stat(bin); err == nil {
 		return bin
 	}
-	t.Logf("building %s %s, once", k.name, k.version)
+	t.Logf("building %s %s, once", k.Name, k.version)
 	cmd := exec.Command("go", "install", k.module+"@"+k.version)
 	cmd.Dir = t.TempDir() // outside of every module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir, "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("%s cannot be built: %v\n%s", k.name, err, out)
+		t.Skipf("%s cannot be built: %v\n%s", k.Name, err, out)
 	}
 	return bin
 }
 
-// server is a running one, with an empty bucket.
-type server struct {
-	t       *testing.T
-	kind    kind
-	bin     string
-	root    string // where it keeps its objects
-	address string
-	cert    string // PEM file, which is its own CA
-	key     string
-	login   string // credentials file
-	cmd     *exec.Cmd
-	client  *minio.Client
+// Server is a running one, with an empty bucket.
+type Server struct {
+	Root    string // where it keeps its objects
+	Address string // host:port
+	Cert    string // PEM file, which is its own CA
+	Login   string // credentials file
+
+	t      *testing.T
+	kind   Kind
+	bin    string
+	key    string
+	cmd    *exec.Cmd
+	client *minio.Client
 }
 
-func start(t *testing.T, k kind) *server {
+// Start starts a server that ends with the test, and skips the test where it cannot be built.
+func Start(t *testing.T, k Kind) *Server {
 	t.Helper()
-	s := &server{t: t, kind: k, bin: k.build(t), root: t.TempDir(), address: freeAddress(t)}
-	s.cert, s.key = certificate(t)
-	s.login = filepath.Join(t.TempDir(), "credentials")
-	text := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", user, secret)
-	if err := os.WriteFile(s.login, []byte(text), 0o600); err != nil {
+	s := &Server{t: t, kind: k, bin: k.build(t), Root: t.TempDir(), Address: freeAddress(t)}
+	s.Cert, s.key = certificate(t)
+	s.Login = filepath.Join(t.TempDir(), "credentials")
+	text := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", User, Secret)
+	if err := os.WriteFile(s.Login, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool()}}
-	client, err := minio.New(s.address, &minio.Options{
-		Creds: credentials.NewStaticV4(user, secret, ""), Secure: true, Transport: transport, BucketLookup: minio.BucketLookupPath, Region: "us-east-1",
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.Pool()}}
+	client, err := minio.New(s.Address, &minio.Options{
+		Creds: credentials.NewStaticV4(User, Secret, ""), Secure: true, Transport: transport, BucketLookup: minio.BucketLookupPath, Region: "us-east-1",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.client = client
-	s.run()
-	t.Cleanup(func() { s.kill(); transport.CloseIdleConnections() })
-	if err := client.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+	s.Run()
+	t.Cleanup(func() { s.Kill(); transport.CloseIdleConnections() })
+	if err := client.MakeBucket(t.Context(), Bucket, minio.MakeBucketOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// run starts the process and waits until it answers.
-func (s *server) run() {
+// Run starts the process, again after Kill, and waits until it answers.
+func (s *Server) Run() {
 	s.t.Helper()
-	s.cmd = s.kind.command(s.bin, s.address, s.root, s.cert, s.key)
+	s.cmd = s.kind.command(s.bin, s.Address, s.Root, s.Cert, s.key)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(s.t.TempDir(), "log"))
 	if err != nil {
@@ -147,21 +151,29 @@ func (s *server) run() {
 		}
 		if time.Now().After(end) {
 			text, _ := os.ReadFile(log.Name())
-			s.t.Fatalf("%s does not answer: %v\n%s", s.kind.name, err, text)
+			s.t.Fatalf("%s does not answer: %v\n%s", s.kind.Name, err, text)
 		}
 	}
 }
 
-func (s *server) kill() {
+// Client is bare minio-go with the owner's credentials.
+func (s *Server) Client() *minio.Client { return s.client }
+
+// Signal sends the process a signal, such as SIGSTOP.
+func (s *Server) Signal(sig syscall.Signal) error { return s.cmd.Process.Signal(sig) }
+
+// Kill kills the process. What it had taken is there for the next Run.
+func (s *Server) Kill() {
 	_ = s.cmd.Process.Kill()
 	_ = s.cmd.Wait()
 }
 
-// endpoint is the server's own address.
-func (s *server) endpoint() string { return "https://" + s.address }
+// Endpoint is the server's own URL.
+func (s *Server) Endpoint() string { return "https://" + s.Address }
 
-func (s *server) pool() *x509.CertPool {
-	text, err := os.ReadFile(s.cert)
+// Pool trusts the server alone.
+func (s *Server) Pool() *x509.CertPool {
+	text, err := os.ReadFile(s.Cert)
 	if err != nil {
 		s.t.Fatal(err)
 	}
