@@ -319,6 +319,7 @@ func (l *Lease) End(answered bool) {
 		s.release(l.slot)
 		saved()
 		if !ended {
+			s.over(over)
 			s.saves.Done()
 		}
 		return
