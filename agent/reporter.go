@@ -162,7 +162,7 @@ func (r *reporter) talk(ctx context.Context, s *reportStream, in *inbox, box *ou
 	tick, blocks := time.NewTicker(r.interval), time.NewTicker(blocksEvery)
 	defer tick.Stop()
 	defer blocks.Stop()
-	err := r.sendFull(s, box)
+	err := r.sendFull(s, box, box.seq > 0)
 	for err == nil {
 		select {
 		case <-ctx.Done():
@@ -190,10 +190,16 @@ func (r *reporter) talk(ctx context.Context, s *reportStream, in *inbox, box *ou
 	return in.err
 }
 
-func (r *reporter) sendFull(s *reportStream, box *outbox) error {
+// sendFull sends the whole state. What the engine's cache holds goes on from the last message where that one may still be known
+// (follow): a controller that does not know it asks.
+func (r *reporter) sendFull(s *reportStream, box *outbox, follow bool) error {
 	now, version := r.state.read()
 	m := box.full(time.Now(), now)
-	m.Blocks = r.blocks.all()
+	if m.BlocksFollow = follow; follow {
+		m.Blocks = r.blocks.next()
+	} else {
+		m.Blocks = r.blocks.all()
+	}
 	return r.send(s, m, "full", version)
 }
 
@@ -255,7 +261,7 @@ func (r *reporter) take(s *reportStream, box *outbox, m *apiv1.ReportResponse) e
 func (r *reporter) resend(s *reportStream, box *outbox, want *apiv1.Resend) error {
 	messages, ok := box.again(want.GetFrom(), want.GetTo())
 	if !ok {
-		return r.sendFull(s, box)
+		return r.sendFull(s, box, false)
 	}
 	for _, m := range messages {
 		r.metrics.messages.WithLabelValues("again").Inc()

@@ -273,8 +273,12 @@ func (c *controller) wire(o serveOptions) (err error) {
 		Shutdown:  func() { c.shutdownOnce.Do(func() { close(c.shutdown) }) },
 		StartedAt: c.endpoint.StartedAt, Log: c.log, Metrics: c.registry, Notices: c.notices(), Gatherer: c.registry,
 	})
-	if err != nil || o.noGateway {
+	if err != nil {
 		return err
+	}
+	c.restoreBlocks()
+	if o.noGateway {
+		return nil
 	}
 	seed, err := c.server.BlockSeed()
 	if err != nil {
@@ -343,7 +347,7 @@ func (c *controller) parts() []func(context.Context) error {
 	tlsConfig := identity.ServerConfig(c.holder.Certificate, c.ca.Pool(), false)
 	tlsConfig.NextProtos = []string{"h2", "http/1.1", trunk.ReverseProtocol}
 	parts := []func(context.Context) error{
-		c.ledger.Run, c.publisher.Run, c.loop.Run, c.watchKeys, c.renewOwn,
+		c.ledger.Run, c.publisher.Run, c.loop.Run, c.watchKeys, c.renewOwn, c.saveBlocks,
 		serveHTTP(bounded(c.agents, "agents", c.refused, tlsConfig), c.server.Agents(), adopting(c.upstream, c.wantedRun, c.log), c.closeStreams, c.log),
 		serveHTTP(bounded(c.owner, "owner", c.refused, nil), c.server.Owner(), nil, c.server.Close, c.log),
 	}

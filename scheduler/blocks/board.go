@@ -45,7 +45,8 @@ type Board struct {
 type feed struct {
 	run     string
 	seq     uint64 // of the last message
-	whole   bool   // nothing is missing before the next one
+	whole   bool   // nothing is missing before the next one, or what is missing was asked for
+	asked   uint64 // up to where it was asked for; 0 = not
 	workers map[uint32]index.Worker
 }
 
@@ -62,9 +63,10 @@ func (b *Board) Stats() index.Stats { return b.table.load().index.Stats() }
 // Match appends to dst how much of a prompt each rank of each run holds, in no order. Ids are the chain of one prompt.
 func (b *Board) Match(ids []uint64, dst []Held) []Held { return b.table.match(ids, dst) }
 
-// Apply takes the block events of one message, which it does not keep. False: messages are missing before it, and a full state
-// is needed; until it comes, nothing is known of this source.
-func (b *Board) Apply(from Source, run string, m *apiv1.ReportRequest) bool {
+// Apply takes the block events of one message, which it does not keep. Not ok: messages are missing before it, and have to be sent
+// again: a range of them, or a full state. Until that comes, nothing is known of this source, unless it has only just been heard of
+// again: what was known of it before is good until then.
+func (b *Board) Apply(from Source, run string, m *apiv1.ReportRequest) (missing *apiv1.Resend, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.sources[from]
@@ -73,22 +75,33 @@ func (b *Board) Apply(from Source, run string, m *apiv1.ReportRequest) bool {
 		f = &feed{run: run, workers: map[uint32]index.Worker{}}
 		b.sources[from] = f
 	}
+	full, follows := m.GetFull() != nil && !m.GetBlocksFollow(), m.GetFull() != nil && m.GetBlocksFollow()
 	switch {
-	case m.GetFull() != nil:
-		f.whole = true
+	case full:
+		f.whole, f.asked = true, 0
 		b.clear(f, index.AllTiers)
 	case f.whole && m.GetSeq() <= f.seq:
-		return true // had before
-	case !f.whole || m.GetSeq() != f.seq+1:
+		return nil, true // had before
+	case f.whole && m.GetSeq() == f.seq+1:
+		if m.GetSeq() >= f.asked {
+			f.asked = 0
+		}
+	case f.whole && (follows || f.asked > 0):
+		if m.GetSeq() <= f.asked {
+			return nil, true // on its way again
+		}
+		f.asked = m.GetSeq()
+		return &apiv1.Resend{From: f.seq + 1, To: m.GetSeq()}, false
+	default:
 		f.whole = false
 		b.clear(f, index.AllTiers)
-		return false
+		return &apiv1.Resend{}, false
 	}
 	f.seq = m.GetSeq()
 	for _, e := range m.GetBlocks() {
 		b.event(from, f, e)
 	}
-	return true
+	return nil, true
 }
 
 func (b *Board) event(from Source, f *feed, e *apiv1.BlockEvent) {

@@ -71,7 +71,7 @@ func TestBoard(t *testing.T) {
 		{a, "run1", full(13, stored(0, "gpu", 1)), true, state{r0: {1, 1, 1, 1}, o: {0, 0, 1, 1}}},
 		{a, "run2", full(1, stored(0, "gpu", 1, 2)), true, state{{"a", "run2", 0}: {2, 2, 2, 2}, o: {0, 0, 1, 1}}},
 	} {
-		if ok := b.Apply(step.from, step.run, step.m); ok != step.ok {
+		if _, ok := b.Apply(step.from, step.run, step.m); ok != step.ok {
 			t.Errorf("step %d: %v", i, ok)
 		}
 		if got := seen(b); !maps.Equal(got, step.want) {
@@ -121,11 +121,11 @@ func TestLossesNeverInvent(t *testing.T) {
 			case 1: // an old one comes again
 				b.Apply(from, "r", sent[rapid.IntRange(0, len(sent)-1).Draw(t, "old")])
 			}
-			ok := b.Apply(from, "r", m)
+			_, ok := b.Apply(from, "r", m)
 			check(ok)
 			if !ok && rapid.Bool().Draw(t, "cured") {
 				last++
-				if !b.Apply(from, "r", everything(last)) {
+				if _, ok := b.Apply(from, "r", everything(last)); !ok {
 					t.Fatal("a full state was refused")
 				}
 				check(true)

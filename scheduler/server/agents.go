@@ -223,10 +223,10 @@ func (s *Server) receive(stream *connect.BidiStream[apiv1.ReportRequest, apiv1.R
 		case fleet.Resend:
 			session.offer(&apiv1.ReportResponse{Body: &apiv1.ReportResponse_Resend{Resend: &apiv1.Resend{From: got.From, To: got.To}}})
 		case fleet.Ack:
-			whole := !got.New || s.blocks.Apply(blocks.Source{Launch: string(rec.ID), Rank: id.Rank}, id.Run, msg)
+			missing, whole := s.blocks.Apply(blocks.Source{Launch: string(rec.ID), Rank: id.Rank}, id.Run, msg)
 			session.offer(s.ack(rec.ID, got.Seq))
 			if !whole {
-				session.offer(&apiv1.ReportResponse{Body: &apiv1.ReportResponse_Resend{Resend: &apiv1.Resend{}}})
+				session.offer(&apiv1.ReportResponse{Body: &apiv1.ReportResponse_Resend{Resend: missing}})
 			}
 		}
 		if head := s.head(rec.ID); head != had {

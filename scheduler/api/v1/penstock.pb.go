@@ -511,7 +511,8 @@ type ReportRequest struct {
 	//	*ReportRequest_Full
 	//	*ReportRequest_Delta
 	Body          isReportRequest_Body `protobuf_oneof:"body"`
-	Blocks        []*BlockEvent        `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"` // in order; in a full state they begin with a KIND_CLEARED of all tiers
+	Blocks        []*BlockEvent        `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"`                                  // in order; in a full state they begin with a KIND_CLEARED of all tiers, unless blocks_follow
+	BlocksFollow  bool                 `protobuf:"varint,6,opt,name=blocks_follow,json=blocksFollow,proto3" json:"blocks_follow,omitempty"` // of a full state: blocks go on from the message before it, which is sent again on request
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -590,6 +591,13 @@ func (x *ReportRequest) GetBlocks() []*BlockEvent {
 		return x.Blocks
 	}
 	return nil
+}
+
+func (x *ReportRequest) GetBlocksFollow() bool {
+	if x != nil {
+		return x.BlocksFollow
+	}
+	return false
 }
 
 type isReportRequest_Body interface {
@@ -7090,13 +7098,14 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\acsr_der\x18\x01 \x01(\fR\x06csrDer\"O\n" +
 	"\rRenewResponse\x12'\n" +
 	"\x0fcertificate_pem\x18\x01 \x01(\fR\x0ecertificatePem\x12\x15\n" +
-	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\"\xeb\x01\n" +
+	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\"\x90\x02\n" +
 	"\rReportRequest\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x123\n" +
 	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12+\n" +
 	"\x04full\x18\x03 \x01(\v2\x15.penstock.v1.RunStateH\x00R\x04full\x12-\n" +
 	"\x05delta\x18\x04 \x01(\v2\x15.penstock.v1.RunStateH\x00R\x05delta\x12/\n" +
-	"\x06blocks\x18\x05 \x03(\v2\x17.penstock.v1.BlockEventR\x06blocksB\x06\n" +
+	"\x06blocks\x18\x05 \x03(\v2\x17.penstock.v1.BlockEventR\x06blocks\x12#\n" +
+	"\rblocks_follow\x18\x06 \x01(\bR\fblocksFollowB\x06\n" +
 	"\x04body\"\x9f\x01\n" +
 	"\x0eReportResponse\x12$\n" +
 	"\x03ack\x18\x01 \x01(\v2\x10.penstock.v1.AckH\x00R\x03ack\x12-\n" +
