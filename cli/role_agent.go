@@ -81,11 +81,12 @@ func agentArgv(inv *invocation, s cluster.Submission, rank int) []string {
 }
 
 // runAgent runs until the launch is over. The first SIGTERM (or ctrl-c) drains, the second ends at once.
-func runAgent(_ context.Context, inv *invocation, o agentOptions) error {
-	lock, err := local.HoldLock(inv.Getenv(local.EnvLock))
-	if inv.Getenv(local.EnvLock) != "" && err != nil {
-		return err
-	} else if err == nil {
+func runAgent(_ context.Context, inv *invocation, o agentOptions) (err error) {
+	if path := inv.Getenv(local.EnvLock); path != "" { // a job of this machine
+		lock, err := local.HoldLock(path)
+		if err != nil {
+			return err
+		}
 		defer lock.Close()
 	}
 	switch jobspecs.ClusterKind(o.cluster) {
