@@ -171,6 +171,7 @@ func scaleWaits(w *world) string {
 	ref, d := w.role("web", "replicas: 1")
 	_, big := w.role("web", "replicas: 1, memory: 900GiB")
 	w.no(c.SetCount(w.ctx, ref, big, 1, 1))
+	w.until("a deployment", func() bool { n := w.count(c); return n != nil && n.Rollout != "" }) // a scale before it is taken
 	short, cancel := context.WithTimeout(w.ctx, 400*time.Millisecond)
 	defer cancel()
 	err := c.SetCount(short, ref, big, 1, 2)
