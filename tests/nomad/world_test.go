@@ -75,7 +75,7 @@ func (w *world) purge() {
 		w.Error(err)
 	}
 	for _, j := range ours {
-		if j.Meta[render.NomadInstallation] == w.installation {
+		if j.Meta[render.NomadInstallation] == w.installation || strings.HasPrefix(j.ID, "penstock-"+w.prefix) {
 			list = append(list, j)
 		}
 	}
