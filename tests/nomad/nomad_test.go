@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	code := m.Run()
 	installation.RemoveBuild()
-	if code == 0 && *update {
+	if *update {
 		if err := results.write("RESULTS.md"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
@@ -79,8 +79,6 @@ func TestLive(t *testing.T) {
 	if live == nil {
 		t.Skip("the live part did not run: NOMAD_ADDR names no Nomad and NOMAD_BIN names no nomad to make a bed of")
 	}
-	results.on = live.describe(t)
-	fmt.Println("tests/nomad: live on " + results.on)
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			w := newWorld(t, live.client, live.hands)
@@ -118,6 +116,17 @@ type liveNomad struct {
 	bed    *testbed.Bed
 }
 
+// say prints what a test runs on, and keeps it for the table.
+func (l *liveNomad) say(t *testing.T) *liveNomad {
+	t.Helper()
+	on := l.describe(t)
+	fmt.Println("tests/nomad: live on " + on)
+	results.mu.Lock()
+	defer results.mu.Unlock()
+	results.on = on
+	return l
+}
+
 // openLive finds the Nomad of NOMAD_ADDR, or makes one of NOMAD_BIN; nil = there is neither.
 func openLive(t *testing.T) *liveNomad {
 	t.Helper()
@@ -140,7 +149,7 @@ func openLive(t *testing.T) *liveNomad {
 			}
 			l.bed, l.hands = b, bedHands{b}
 		}
-		return l
+		return l.say(t)
 	}
 	if os.Getenv("NOMAD_BIN") == "" {
 		return nil
@@ -171,7 +180,8 @@ func openBed(t *testing.T, o testbed.Options) *liveNomad {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return &liveNomad{client: c, hands: bedHands{b}, env: b.Environ(), config: b.Config(), bed: b}
+	l := &liveNomad{client: c, hands: bedHands{b}, env: b.Environ(), config: b.Config(), bed: b}
+	return l.say(t)
 }
 
 // describe says what the tests run on.

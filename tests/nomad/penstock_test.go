@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -182,15 +184,13 @@ func penstockFollows(w *world) string {
 	_, _, err := w.c.Jobs().Scale(render.NomadJobID(p.name), "mixed", ptr(2), "for the fair", false, nil, nil)
 	w.no(err)
 	p.ready(2)
-	// It is told, and after a while it is still so.
-	var told string
-	w.until("status tells of it", func() bool {
-		told = p.must("status")
-		return strings.Contains(told, "for the fair")
+	w.until("an event tells of it", func() bool {
+		text, err := os.ReadFile(filepath.Join(p.State(), "events.jsonl"))
+		return err == nil && strings.Contains(string(text), "for the fair")
 	})
 	p.traffic.Finished(p.ctx, 2*traffic.Streams)
 	p.ready(2)
-	return p.finish("followed, told in `penstock status`, not fought")
+	return p.finish("followed, an event tells who and when, not fought")
 }
 
 func penstockRolls(w *world) string {

@@ -40,7 +40,7 @@ var quickSuites = []suite{
 	{Name: "s3", About: "the object tier on versitygw, with faults between", Packages: []string{"./tests/s3"}, Timeout: 10 * time.Minute},
 	{Name: "openai", About: "the npm openai client", Packages: []string{"./tests/openai"}, Timeout: 5 * time.Minute},
 	{Name: "attack", About: "a second user on the same machine", Packages: []string{"./tests/attack"}, Timeout: 5 * time.Minute},
-	{Name: "nomad", About: "the fake Nomad, and a real one where NOMAD_ADDR or NOMAD_BIN names it", Packages: nomad, Timeout: 15 * time.Minute},
+	{Name: "nomad", About: "the fake Nomad, and a real one where NOMAD_ADDR or NOMAD_BIN names it", Packages: nomad, Args: []string{"-parallel=6"}, Timeout: 15 * time.Minute},
 	{Name: "slurmbed", About: "the bed of namespaces for a real Slurm", Packages: []string{"./tests/slurm/testbed"}, Timeout: 5 * time.Minute},
 	{Name: "slurm", About: "a real Slurm: conformance and three faults", Packages: slurm, Args: threeFaults, Timeout: 8 * time.Minute},
 }
@@ -81,7 +81,7 @@ var slurmSuites = []suite{
 // nomadSuites are all that is about Nomad, with every test printed: what the live part ran on, or that it did not run.
 var nomadSuites = []suite{
 	{Name: "adapter", About: "the adapter and its fake", Packages: []string{"./nomad/..."}, Timeout: 10 * time.Minute},
-	{Name: "nomad", About: "the fake Nomad, and a real one where NOMAD_ADDR or NOMAD_BIN names it", Packages: nomad, Timeout: 40 * time.Minute},
+	{Name: "nomad", About: "the fake Nomad, and a real one where NOMAD_ADDR or NOMAD_BIN names it", Packages: nomad, Args: []string{"-parallel=6"}, Timeout: 60 * time.Minute},
 }
 
 // packages resolves the patterns and leaves out what Without names.
