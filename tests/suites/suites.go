@@ -60,6 +60,10 @@ var slowSuites = []suite{
 		Packages: []string{"./..."}, Without: whole, Args: []string{"-race"}, Timeout: 25 * time.Minute,
 	},
 	{
+		Name: "leavers", About: "10,000 clients that leave in the middle of their streams", Packages: []string{"./scheduler/gateway"},
+		Args: []string{"-run=^TestClientsThatLeave$", "-leavers=10000"}, Timeout: 10 * time.Minute,
+	},
+	{
 		Name: "conversations", About: "30 conversations over four real engines that are killed, against round-robin", Packages: []string{"./tests/engine"},
 		Args: []string{"-run=^TestConversations$", "-conversations=30"}, Timeout: 25 * time.Minute,
 	},
