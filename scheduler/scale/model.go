@@ -73,8 +73,10 @@ func (m *Model) PrefillPart(a, b int) float64 {
 }
 
 // DecodeStep is a step in which n sequences get a token, at the use u (0..1) of the cache.
-func (m *Model) DecodeStep(n int, u float64) float64 {
-	return m.DecodeBase + m.DecodeSeq*float64(n) + m.DecodeUse*u + m.DecodeUseSquare*u*u
+func (m *Model) DecodeStep(n int, u float64) float64 { return m.decode(float64(n), u) }
+
+func (m *Model) decode(n, u float64) float64 {
+	return m.DecodeBase + m.DecodeSeq*n + m.DecodeUse*u + m.DecodeUseSquare*u*u
 }
 
 // Prefill is the time to compute a prompt of which so many tokens are cached, by an engine that does nothing else.
