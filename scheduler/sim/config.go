@@ -23,6 +23,8 @@ type Config struct {
 	BytesPerToken     float64
 	TransferBandwidth float64
 
+	Elastic *Elastic // nil = the number of replicas stays
+
 	Mode route.Mode
 	SLO  SLO
 	// Hold is how long a request may have to wait on the best replica and is still given to it: beyond, it waits at the gateway,
@@ -48,7 +50,9 @@ func DefaultConfig() Config {
 func (c *Config) validate(t *Trace) error {
 	m := &c.Model
 	switch {
-	case c.Mixed < 0 || c.Prefill < 0 || c.Decode < 0 || c.Mixed+c.Prefill+c.Decode == 0:
+	case c.Elastic != nil && (c.Prefill > 0 || c.Decode > 0):
+		return errors.New("simulate: only the number of mixed replicas can change")
+	case c.Mixed < 0 || c.Prefill < 0 || c.Decode < 0 || c.Mixed+c.Prefill+c.Decode == 0 && c.Elastic == nil:
 		return errors.New("simulate: there is no replica")
 	case (c.Prefill > 0) != (c.Decode > 0) || c.Mixed > 0 && c.Prefill > 0:
 		return errors.New("simulate: replicas are mixed, or else prefill and decode together")

@@ -29,7 +29,7 @@ type Result struct {
 	Tokens    int64     // of all answers
 	InSLO     int       // requests whose first token and mean time for a token kept the SLO
 	Preempted int
-	GPUTime   time.Duration // of all replicas together
+	GPUTime   time.Duration // of all replicas' jobs together
 	Series    []Point
 }
 
@@ -59,6 +59,9 @@ func (r *run) sample() {
 	p := Point{At: r.now, Held: len(r.held)}
 	for _, pool := range r.pools {
 		for _, rep := range pool.replicas {
+			if rep.serves > r.now {
+				continue
+			}
 			p.Running += rep.active
 			p.Waiting += rep.engine.waiting.len() + len(rep.pulls)
 			p.KVUse += rep.pool.use()
@@ -104,14 +107,10 @@ func (res *Result) finish(r *run) {
 	if prompt > 0 {
 		res.Hit = float64(cached) / float64(prompt)
 	}
-	n := 0
-	for _, p := range r.pools {
-		for _, rep := range p.replicas {
-			res.Preempted += rep.preempted
-			n++
-		}
+	for _, rep := range r.of {
+		res.Preempted += rep.preempted
 	}
-	res.GPUTime = time.Duration(n) * res.Makespan
+	res.GPUTime = r.jobTime(res.Makespan)
 }
 
 func quantilesOf(d []time.Duration) (q Quantiles) {

@@ -2,12 +2,14 @@ package sim
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/penstock/penstock/kvstore/index"
 	"github.com/penstock/penstock/scheduler/admit"
 	"github.com/penstock/penstock/scheduler/route"
+	"github.com/penstock/penstock/scheduler/scale"
 )
 
 // request is one of the trace, and what became of it.
@@ -31,6 +33,8 @@ type replica struct {
 		use              float64
 		at               time.Duration
 	}
+	life
+	granted                              time.Duration // when its job has begun
 	inflight, inflightTokens, openTokens int
 	place                                int // in its pool
 }
@@ -57,7 +61,14 @@ type run struct {
 	object   *store
 	depth    map[uint64]uint32
 	result   Result
-	since    struct { // the last point of the series
+	wanted   int
+	tally    scale.Tally // since the last decision on the number of replicas
+	lately   struct {    // likewise
+		ttft   []time.Duration
+		gaps   time.Duration
+		tokens int
+	}
+	since struct { // the last point of the series
 		ttft           []time.Duration
 		prompt, cached int
 	}
@@ -66,6 +77,7 @@ type run struct {
 // pooled is the replicas of one role, and what is learned of their speed.
 type pooled struct {
 	replicas   []*replica
+	open       []*replica // of serving
 	byLaunch   map[string]*replica
 	candidates []route.Candidate
 	speed      route.Speed
@@ -101,7 +113,7 @@ func Run(c Config, t Trace, progress func(done int)) (Result, error) {
 
 func (r *run) play(progress func(done int)) {
 	next := 0
-	report, sample, tick := time.Duration(0), time.Duration(0), time.Duration(0)
+	report, sample, tick, decision := time.Duration(0), time.Duration(0), time.Duration(0), time.Duration(0)
 	for next < len(r.requests) || r.open > 0 {
 		at := report
 		if next < len(r.requests) {
@@ -113,7 +125,17 @@ func (r *run) play(progress func(done int)) {
 		if len(r.held) > 0 {
 			at = min(at, max(tick, r.now))
 		}
+		if r.Elastic != nil {
+			at = min(at, decision)
+		}
 		r.advance(at)
+		if r.Elastic != nil {
+			r.bury()
+			if at == decision {
+				r.decideScale()
+				decision += max(r.Elastic.Every, time.Second)
+			}
+		}
 		if at == report {
 			r.report()
 			report += max(r.ReportEvery, time.Millisecond)
@@ -145,6 +167,7 @@ func newRun(c Config, t *Trace) *run {
 		object: newStore(objectTier, c.Object, t.BlockTokens, c.BytesPerToken),
 	}
 	r.reader = r.index.NewReader()
+	r.wanted = c.Mixed
 	r.shared, _ = r.index.Add()
 	for role, n := range map[string]int{"mixed": c.Mixed, "prefill": c.Prefill, "decode": c.Decode} {
 		if n > 0 {
@@ -174,16 +197,21 @@ func (r *run) newPool(role string, n int) *pooled {
 		p.speed.FetchMs[tier] = 1000 * r.BytesPerToken / max(1, t.Bandwidth)
 	}
 	for i := range n {
-		e := newEngine(r.Model, r.trace.BlockTokens, r)
-		rep := &replica{engine: e, launch: role + "-" + strconv.Itoa(i), place: i}
-		rep.worker, _ = r.index.Add()
-		e.tiers = r.tiersOf(e)
-		r.of[e] = rep
-		r.byWorker[rep.worker] = rep
-		p.replicas = append(p.replicas, rep)
-		p.byLaunch[rep.launch] = rep
+		r.newReplica(p, role+"-"+strconv.Itoa(i))
 	}
 	return p
+}
+
+func (r *run) newReplica(p *pooled, launch string) *replica {
+	e := newEngine(r.Model, r.trace.BlockTokens, r)
+	rep := &replica{engine: e, launch: launch}
+	rep.worker, _ = r.index.Add()
+	e.tiers = r.tiersOf(e)
+	r.of[e] = rep
+	r.byWorker[rep.worker] = rep
+	p.replicas = append(p.replicas, rep)
+	p.byLaunch[rep.launch] = rep
+	return rep
 }
 
 func (r *run) tiersOf(e *engine) *tiers {
@@ -252,13 +280,14 @@ func (r *run) arrive(q *request) {
 		return
 	}
 	r.open++
-	if r.Hold > 0 {
-		if d, ok := r.decide(q, r.entry()); len(r.held) > 0 || !ok || wait(d) > r.Hold {
-			r.hold(q)
-			return
-		}
+	r.tally.Requests++
+	r.tally.Prompt += float64(q.prompt)
+	d, ok := r.decide(q, r.entry())
+	if !ok || r.Hold > 0 && (len(r.held) > 0 || wait(d) > r.Hold) {
+		r.hold(q)
+		return
 	}
-	r.send(q, r.entry())
+	r.place(q, r.entry(), d)
 }
 
 // wait is how long a request has to wait before its own prompt is read.
@@ -300,8 +329,8 @@ func (r *run) letIn() {
 	for r.line.Len() > 0 {
 		t, _ := r.line.Peek(now)
 		q := r.held[t.ID]
-		d, _ := r.decide(q, r.entry())
-		if wait(d) > r.Hold {
+		d, ok := r.decide(q, r.entry())
+		if !ok || r.Hold > 0 && wait(d) > r.Hold {
 			return
 		}
 		r.line.Next(now)
@@ -313,10 +342,12 @@ func (r *run) letIn() {
 // decide asks scheduler/route, with what the gateway would know at this moment.
 func (r *run) decide(q *request, role string) (route.Decision, bool) {
 	p := r.pools[role]
-	if len(p.candidates) == 0 {
-		p.candidates = make([]route.Candidate, len(p.replicas))
+	open := p.serving(r.now)
+	if len(open) == 0 {
+		return route.Decision{}, false
 	}
-	for i, rep := range p.replicas {
+	p.candidates = slices.Grow(p.candidates[:0], len(open))[:len(open)]
+	for i, rep := range open {
 		c := &p.candidates[i]
 		*c = route.Candidate{
 			Launch: rep.launch, Replica: rep.launch, Inflight: rep.inflight, InflightTokens: rep.inflightTokens, OpenTokens: rep.openTokens,
@@ -332,7 +363,7 @@ func (r *run) decide(q *request, role string) (route.Decision, bool) {
 			continue
 		}
 		rep := r.byWorker[m.Worker]
-		if rep == nil || rep.place >= len(p.candidates) || p.replicas[rep.place] != rep {
+		if rep == nil || rep.place < 0 || rep.place >= len(open) || open[rep.place] != rep {
 			continue
 		}
 		for tier := range m.Lead {
@@ -389,6 +420,10 @@ func (r *run) first(s *sequence, at time.Duration) {
 	}
 	s.request.Cached = s.cached
 	s.First = at
+	r.tally.Cached += float64(s.cached)
+	if r.Elastic != nil {
+		r.lately.ttft = append(r.lately.ttft, at-s.at)
+	}
 	if r.Sample > 0 {
 		r.since.ttft = append(r.since.ttft, at-s.at)
 		r.since.prompt += s.prompt
@@ -418,11 +453,17 @@ func (r *run) done(s *sequence, at time.Duration) {
 		return
 	}
 	s.End = at
+	r.tally.Output += float64(s.output)
+	r.tally.Ended++
 	r.open--
 }
 
 // decoded implements listener.
-func (r *run) decoded(_ *engine, n int, gap time.Duration) { r.gaps.add(gap, n) }
+func (r *run) decoded(_ *engine, n int, gap time.Duration) {
+	r.gaps.add(gap, n)
+	r.lately.gaps += gap * time.Duration(n)
+	r.lately.tokens += n
+}
 
 // stored implements listener.
 func (r *run) stored(e *engine, tier int, id uint64, held bool) {
