@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/api"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -23,6 +24,7 @@ import (
 	_ "github.com/penstock/penstock/cli" // the program is built apart: so a change of it makes older results of these tests void
 	"github.com/penstock/penstock/jobspecs"
 	"github.com/penstock/penstock/jobspecs/engine"
+	"github.com/penstock/penstock/nomad"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/fleet"
@@ -161,6 +163,14 @@ func registered(t *testing.T) map[string]metric {
 		t.Fatal(err)
 	}
 	_, err = slurm.New(slurm.Options{Installation: strings.Repeat("0", 32), LogRoot: "/logs", Penstock: "/penstock", Environ: []string{}, Registerer: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nothing := func(string) ([]byte, error) { return nil, nil }
+	_, err = nomad.Open(nomad.Options{
+		API: &api.Config{Address: "http://127.0.0.1:4646"}, Installation: strings.Repeat("0", 32), Penstock: "/penstock", Join: nothing,
+		Endpoint: func() ([]byte, error) { return nil, nil }, Registerer: r,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

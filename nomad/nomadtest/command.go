@@ -121,7 +121,9 @@ func (s *Server) rendered(k key) {
 			continue
 		}
 		for _, t := range a.group().Tasks {
-			reads := func(tpl *api.Template) bool { return tpl.EmbeddedTmpl != nil && strings.Contains(*tpl.EmbeddedTmpl, k.id) }
+			reads := func(tpl *api.Template) bool {
+				return tpl.EmbeddedTmpl != nil && strings.Contains(*tpl.EmbeddedTmpl, k.id)
+			}
 			if slices.ContainsFunc(t.Templates, reads) && !s.closed {
 				s.running.Go(func() {
 					base := filepath.Join(s.dir, a.ID)
