@@ -181,10 +181,12 @@ func (r *run) firstToken(ctx context.Context, e *engineRun, limit time.Duration)
 	if err := e.reader.Token(slow, name); err != nil {
 		return err
 	}
+	if err := r.admitKV(ctx, e); err != nil {
+		return err
+	}
 	e.startedAt = time.Now()
 	e.serving.Store(true)
 	e.slots = r.openSlots(quick, e)
-	r.admitKV(e)
 	r.port.admit(e.reader, e.slots)
 	r.outward.started()
 	r.phase(apiv1.Phase_PHASE_STARTED, "")
@@ -286,7 +288,9 @@ func (r *run) follow(ctx context.Context, e *engineRun) error {
 		case apiv1.Phase_PHASE_STARTED, apiv1.Phase_PHASE_DRAINING:
 			if e.startedAt.IsZero() {
 				e.startedAt = time.Now()
-				r.admitKV(e)
+				if err := r.admitKV(ctx, e); err != nil {
+					return err
+				}
 			}
 			r.phaseOnce(heard.Phase, heard.Message)
 		}

@@ -3,14 +3,18 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/penstock/penstock/jobspecs"
 	spec "github.com/penstock/penstock/jobspecs/engine"
 	"github.com/penstock/penstock/kvstore"
+	"github.com/penstock/penstock/kvstore/front/folder"
 	"github.com/penstock/penstock/kvstore/front/resp"
 	"github.com/penstock/penstock/kvstore/front/s3"
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
@@ -21,12 +25,18 @@ import (
 // door is the front door of one start of the engine. Its one user is that engine, its space that engine's weights and
 // arguments; nothing of either is taken from what the engine says.
 type door struct {
-	kind     spec.Door
-	access   spec.KVAccess
-	space    kvstore.Space
-	gate     *gate
-	listener net.Listener
-	serve    func(context.Context, net.Listener) error
+	kind   spec.Door
+	access spec.KVAccess
+	space  kvstore.Space
+	gate   *gate // nil: the engine does not ask for blocks, it reads files
+	serve  func(context.Context) error
+	close  func() // of a door that is not served
+}
+
+// on has the door serve a listener.
+func (o *door) on(l net.Listener, serve func(context.Context, net.Listener) error) {
+	o.serve = func(ctx context.Context) error { return serve(ctx, l) }
+	o.close = func() { _ = l.Close() }
 }
 
 // openDoor opens the door of the n-th start of the engine, for weights of this fingerprint; nil where the deployment has none.
@@ -34,7 +44,10 @@ type door struct {
 func (r *run) openDoor(n int, weights string) (*door, error) {
 	d := r.adm.deployment
 	kind := spec.KVDoor(d)
-	if r.kv == nil || kind != spec.RESPDoor && kind != spec.S3Door {
+	switch {
+	case kind == spec.FileDoor:
+		return r.openFiles(weights)
+	case r.kv == nil, kind != spec.RESPDoor && kind != spec.S3Door:
 		return nil, nil
 	}
 	o := &door{kind: kind, gate: &gate{Store: r.kv.Store()}}
@@ -57,12 +70,13 @@ func (o *door) openRESP(r *run, n int) (err error) {
 		return err
 	}
 	_ = os.Remove(o.access.Socket) // of a start that failed
-	if o.listener, err = net.Listen("unix", o.access.Socket); err != nil {
+	l, err := net.Listen("unix", o.access.Socket)
+	if err != nil {
 		return err
 	}
-	o.serve = resp.New(resp.Options{
+	o.on(l, resp.New(resp.Options{
 		Store: o.gate, Alloc: r.kv.Alloc(), Anonymous: &o.space, Log: r.log, Metrics: r.agent.metrics.doors,
-	}).Serve
+	}).Serve)
 	return os.Chmod(o.access.Socket, 0o600)
 }
 
@@ -76,15 +90,46 @@ func (o *door) openS3(r *run, n int) (err error) {
 	if err := statefile.Write(statefile.OS{}, o.access.Credentials, []byte(text)); err != nil {
 		return err
 	}
-	if o.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
 		return err
 	}
-	o.access.Address = o.listener.Addr().String()
-	o.serve = s3.New(s3.Options{
+	o.access.Address = l.Addr().String()
+	o.on(l, s3.New(s3.Options{
 		Store: o.gate, Alloc: r.kv.Alloc(), Log: r.log, Metrics: r.agent.metrics.doors,
 		Credential: func(key string) (string, kvstore.Space, bool) { return secret, o.space, key == access },
-	}).Serve
+	}).Serve)
 	return nil
+}
+
+// openFiles takes over the folder into which the engine writes its blocks itself. It has a name of its own for each kind of
+// KV, since the engine's own names hold the model's name and not its weights.
+func (r *run) openFiles(weights string) (*door, error) {
+	d := r.adm.deployment
+	if weights == "" {
+		return nil, errors.New("kv.connector: files: the weights have no fingerprint, and their KV must not meet that of others")
+	}
+	layout := r.layout(weights)
+	o := &door{kind: spec.FileDoor, space: kvstore.NewSpace(layout, "")}
+	options := folder.Options{
+		Dir: filepath.Join(d.KV.Disk.Path, d.Name+"-"+string(r.adm.role)+"-files"), Sub: hex.EncodeToString(o.space[:8]),
+		Budget: int64(d.KV.Disk.Size), Space: o.space, Counts: r.agent.metrics.doors.Door("files"), Log: r.log,
+	}
+	if r.kv != nil {
+		options.Store, options.Alloc = r.kv.Store(), r.kv.Alloc()
+		r.kv.Describe(o.space, layout, "")
+	}
+	f, err := folder.Open(options)
+	if err != nil {
+		return nil, err
+	}
+	o.access.Folder = filepath.Join(options.Dir, options.Sub)
+	o.close = func() { _ = f.Close() }
+	o.serve = func(ctx context.Context) error {
+		f.Run(ctx)
+		return f.Close()
+	}
+	return o, nil
 }
 
 // layout is what an engine's KV means that comes through a door.
@@ -97,13 +142,6 @@ func (r *run) layout(weights string) kvstore.Layout {
 	}
 }
 
-// close closes a door that was never served.
-func (o *door) close() {
-	if o != nil {
-		_ = o.listener.Close()
-	}
-}
-
 // serveDoor serves the door of one start of the engine until the returned function has returned.
 func (r *run) serveDoor(ctx context.Context, e *engineRun) (end func()) {
 	if e.door == nil {
@@ -112,7 +150,7 @@ func (r *run) serveDoor(ctx context.Context, e *engineRun) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := e.door.serve(ctx, e.door.listener); err != nil {
+		if err := e.door.serve(ctx); err != nil {
 			r.log.Warn().Err(err).Msg("KV door broke: the engine goes on without it")
 		}
 	})
@@ -122,23 +160,34 @@ func (r *run) serveDoor(ctx context.Context, e *engineRun) (end func()) {
 	}
 }
 
+// errOtherWeights: the engine may have loaded other weights than its KV is named by.
+var errOtherWeights = errors.New("the weights changed while the engine loaded them")
+
 // admitKV lets an engine that has just started reach the KV tiers through its door, if it has loaded what the door's space
-// says. Nobody knows what that is where the weights have changed since it was launched.
-func (r *run) admitKV(e *engineRun) {
-	switch {
+// says. Nobody knows what that is where the weights have changed since it was launched: an engine that writes files under
+// their name must end then, and the others go on without the tiers.
+func (r *run) admitKV(ctx context.Context, e *engineRun) error {
+	switch same := e.door == nil || r.weights() == e.weights; {
 	case e.door == nil || e.weights == "":
-	case r.weights() != e.weights:
-		r.log.Warn().Msg("the weights changed while the engine loaded them: KV tiers are not used until its next start")
-	default:
+	case !same && e.door.gate == nil:
+		err := errors.Join(errOtherWeights, os.RemoveAll(e.door.access.Folder))
+		if e.proc != nil {
+			err = errors.Join(err, e.proc.Stop(ctx, 0))
+		}
+		return err
+	case !same:
+		r.log.Warn().Err(errOtherWeights).Msg("KV tiers are not used until the engine's next start")
+	case e.door.gate != nil:
 		e.door.gate.open()
 		r.kv.Describe(e.door.space, r.layout(e.weights), "")
 	}
+	return nil
 }
 
 // ports is what the door listens on, for status.
 func (o *door) ports() []*apiv1.Port {
 	switch {
-	case o == nil:
+	case o == nil || o.gate == nil:
 		return nil
 	case o.access.Address != "":
 		return []*apiv1.Port{{Address: o.access.Address, Purpose: "kv door", Protection: "key"}}
@@ -150,5 +199,8 @@ func (o *door) ports() []*apiv1.Port {
 func tiersOf(d jobspecs.Deployment) jobspecs.KV {
 	kv := d.KV
 	kv.Host = spec.KVHost(d)
+	if spec.KVDoor(d) == spec.FileDoor {
+		kv.Disk = jobspecs.KVDisk{} // the engine's
+	}
 	return kv
 }

@@ -1,16 +1,25 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 
 	"github.com/penstock/penstock/agent/engine/sim"
+	"github.com/penstock/penstock/jobspecs"
+	"github.com/penstock/penstock/kvstore"
 	"github.com/penstock/penstock/kvstore/keyring"
 )
 
@@ -195,5 +204,95 @@ func TestWithTenant(t *testing.T) {
 	}
 	if _, err := withTenant([]byte(`[1]`), field, "ann"); err == nil {
 		t.Error("no object was tagged")
+	}
+}
+
+// filesRun is a run of an engine that keeps its KV in files, as far as that goes.
+func filesRun(t *testing.T, model, disk, object string) *run {
+	t.Helper()
+	d, err := jobspecs.Parse("f.yaml", fmt.Appendf(nil, `apiVersion: penstock/v1
+name: d
+model: {path: %s, servedName: m}
+engine: {kind: vllm}
+roles: {mixed: {gpus: 1}}
+kv: {connector: files, host: 1GiB, disk: {path: %s, size: 1GiB}, object: {url: 'file://%s'}}
+`, model, disk, object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &run{agent: &Agent{metrics: newMetrics(prometheus.NewRegistry())}, adm: &admission{deployment: d, role: jobspecs.Mixed}, log: zerolog.Nop()}
+	if r.kv = r.openKV(t.Context()); r.kv == nil {
+		t.Fatal("no tiers")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { r.kv.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		r.closeKV()
+	})
+	return r
+}
+
+// TestFilesOutliveTheNode: blocks that an engine has written as files on one node are there for the engine of another node
+// before it asks, if it loads the same weights, and for no engine with others.
+func TestFilesOutliveTheNode(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	model := filepath.Join(dir, "model")
+	if err := os.WriteFile(model, []byte("weights"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const name = "m_abc_r0/0a1/b2_g0/x.bin"
+	first := filesRun(t, model, filepath.Join(dir, "a"), filepath.Join(dir, "o"))
+	o, err := first.openDoor(1, first.weights())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(o.access.Folder, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("kv bytes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(file, time.Now(), time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	end := first.serveDoor(t.Context(), &engineRun{door: o})
+	eventually(t, "block and list are in the object tier", func() bool {
+		for _, tier := range first.kv.Store().Stats().Tiers {
+			if tier.Tier == kvstore.Object && tier.Puts >= 2 {
+				return true
+			}
+		}
+		return false
+	})
+	end()
+	first.kv.Flush(t.Context())
+
+	second := filesRun(t, model, filepath.Join(dir, "b"), filepath.Join(dir, "o"))
+	if o, err = second.openDoor(1, second.weights()); err != nil {
+		t.Fatal(err)
+	}
+	defer second.serveDoor(t.Context(), &engineRun{door: o})()
+	eventually(t, "the block is on the other node", func() bool {
+		got, err := os.ReadFile(filepath.Join(o.access.Folder, name))
+		return err == nil && string(got) == "kv bytes"
+	})
+	if err := os.WriteFile(model, []byte("others!"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.admitKV(t.Context(), &engineRun{door: o, weights: "what it was"}); !errors.Is(err, errOtherWeights) {
+		t.Errorf("an engine whose weights changed is let go on: %v", err)
+	}
+	other, err := second.openDoor(2, second.weights())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.close()
+	if other.access.Folder == o.access.Folder {
+		t.Error("two models share a folder")
 	}
 }

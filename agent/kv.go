@@ -30,6 +30,10 @@ func (r *run) openKV(ctx context.Context) *cache.Cache {
 	d := r.adm.deployment
 	switch spec.KVDoor(d) {
 	case spec.SlotDoor, spec.RESPDoor, spec.S3Door: // each rank's engine has a door on its own node
+	case spec.FileDoor:
+		if d.KV.Object == nil {
+			return nil
+		}
 	default:
 		return nil
 	}
@@ -53,10 +57,10 @@ func (r *run) closeKV() {
 
 // weights is the fingerprint of what the engine loads; empty where it has none or there is no use for it.
 func (r *run) weights() string {
-	if r.kv == nil {
+	d := r.adm.deployment
+	if r.kv == nil && spec.KVDoor(d) != spec.FileDoor {
 		return ""
 	}
-	d := r.adm.deployment
 	path := d.Model.Path
 	switch {
 	case path == "" && d.Engine.Kind == jobspecs.Sim: // its weights are made from the name

@@ -70,7 +70,7 @@ func (r *run) launch(n int, m meeting) (*engineRun, error) {
 		return nil, err
 	}
 	e, err := r.startEngine(n, m, weights, o)
-	if err != nil {
+	if err != nil && o != nil {
 		o.close()
 	}
 	return e, err

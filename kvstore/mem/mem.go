@@ -176,7 +176,9 @@ func (s *Store) Free(b *kvstore.Block, _ []byte) { s.unrefer(slotID(b.Slot), one
 func (s *Store) shardOf(id evict.ID) *shard { return &s.shards[hashOf(id)%shards] }
 
 // Get implements kvstore.Store. The block lies in the store's own memory: nothing is copied.
-func (s *Store) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) { return s.get(ctx, k, true) }
+func (s *Store) Get(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
+	return s.get(ctx, k, true)
+}
 
 // Lend implements kvstore.Lender.
 func (s *Store) Lend(ctx context.Context, k kvstore.Key) (*kvstore.Block, error) {
