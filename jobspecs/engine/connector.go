@@ -30,7 +30,7 @@ type KVAccess struct {
 }
 
 // KVBucket is the bucket that engines are told to use at the S3 door.
-const KVBucket = "kv"
+const KVBucket = "penstock-kv"
 
 // chunk is the number of tokens that LMCache stores together.
 const chunk = 256
