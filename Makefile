@@ -10,7 +10,7 @@ FUZZTIME     ?= 20s
 BENCH        ?= all
 .DEFAULT_GOAL := help
 
-.PHONY: help build demo test test-slow test-slurm test-nomad fmt check race fuzz bench lint generate golden clean needs
+.PHONY: help build demo test test-slow test-slurm test-nomad fmt check race fuzz bench lint generate golden clean needs needs-slow
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,13 +24,16 @@ demo: build ## show the product on this machine with the simulated engine, in un
 needs: ## install what the tests need (with apt, as root)
 	@tests/needs.sh
 
+needs-slow:
+	@tests/needs.sh slow
+
 test: needs build ## every suite that takes seconds, about ten minutes in all
 	@go run ./tests/suites
 
-test-slow: needs build ## race detector, fault tables, the real parts that take minutes
+test-slow: needs-slow build ## race detector, fault tables, the real parts that take minutes
 	@go run ./tests/suites -slow
 
-test-slurm: needs build ## every fault on a real Slurm of three releases (about an hour)
+test-slurm: needs-slow build ## every fault on a real Slurm of three releases (about an hour)
 	@go run ./tests/suites -slurm
 
 test-nomad: build ## Nomad: the fake, and a real one that NOMAD_ADDR, or a binary that NOMAD_BIN, names

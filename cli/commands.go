@@ -14,7 +14,7 @@ func commands(std IO) []*cli.Command {
 	return []*cli.Command{
 		runCommand(std), planCommand(std), renderCommand(std), statusCommand(std), nodesCommand(std), logsCommand(std),
 		scaleCommand(std), drainCommand(std), stopCommand(std), waitCommand(std), endpointCommand(std), keyCommand(std),
-		eventsCommand(std), whyCommand(std), kvCommand(std), simulateCommand(std),
+		eventsCommand(std), whyCommand(std), historyCommand(std), kvCommand(std), simulateCommand(std),
 		serveCommand(std), gatewayCommand(std), agentCommand(std), keeperCommand(std), engineCommand(std), localJobCommand(std),
 		schemaCommand(std), configCommand(std), doctorCommand(std), completionCommand(std), versionCommand(std),
 	}

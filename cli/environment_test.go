@@ -167,7 +167,7 @@ func TestJSON(t *testing.T) {
 	calls := map[string]call{ // how each command is called to succeed
 		"run": {"run", "run f.yaml"}, "plan": {"plan", "plan f.yaml"}, "render": {"render", "render f.yaml"}, "status": {"status", "status"},
 		"nodes": {"nodes", "nodes"}, "logs": {"log", "logs demo"}, "scale": {"scale", "scale demo mixed=1"}, "drain": {"drain", "drain demo mixed/0"},
-		"stop": {"stop", "stop demo"}, "wait": {"wait", "wait demo"}, "endpoint": {"endpoint", "endpoint"}, "events": {"event", "events"},
+		"stop": {"stop", "stop demo"}, "wait": {"wait", "wait demo"}, "endpoint": {"endpoint", "endpoint"}, "events": {"event", "events"}, "history": {"history", "history"},
 		"key create": {"key", "key create me"}, "key list": {"keys", "key list"}, "key revoke": {"key_revoke", "key revoke me"}, "why": {"why", "why"},
 		"simulate": {"simulation", "simulate f.yaml --trace trace.jsonl --seeds 1"},
 		"schema":   {"schema", "schema"}, "config view": {"config", "config view"}, "completion": {"completion", "completion bash"},

@@ -36,6 +36,7 @@ const patience = time.Minute
 // fakeControl answers with what a test gives it; what it has no answer for is not implemented. Fields must not change while
 // it serves.
 type fakeControl struct {
+	history *apiv1.HistoryResponse
 	apiv1.UnimplementedControlServiceHandler
 	apply     func(*apiv1.ApplyRequest) (*apiv1.ApplyResponse, error)
 	plan      func(*apiv1.PlanRequest) (*apiv1.PlanResponse, error)
@@ -132,6 +133,10 @@ func (f *fakeControl) RevokeKey(_ context.Context, q *apiv1.RevokeKeyRequest) (*
 
 func (f *fakeControl) Why(context.Context, *apiv1.WhyRequest) (*apiv1.WhyResponse, error) {
 	return answer(f.why)
+}
+
+func (f *fakeControl) History(context.Context, *apiv1.HistoryRequest) (*apiv1.HistoryResponse, error) {
+	return answer(f.history)
 }
 
 func (f *fakeControl) Version(context.Context, *apiv1.VersionRequest) (*apiv1.VersionResponse, error) {
@@ -348,6 +353,6 @@ func everythingWorks() *fakeControl {
 			return &apiv1.CreateKeyResponse{Key: &apiv1.Key{Id: "abc", Name: q.Name}, Secret: "psk-abc-secret"}, nil
 		},
 		endpoint: &apiv1.EndpointResponse{Url: "http://127.0.0.1:1/v1", Models: []string{"tiny"}}, keys: fixedKeys(), why: fixedWhy(),
-		version: &apiv1.VersionResponse{Version: "v1"},
+		version: &apiv1.VersionResponse{Version: "v1"}, history: &apiv1.HistoryResponse{Launches: []*apiv1.PastLaunch{{Launch: "l-0", Deployment: "demo", Cause: "asked"}}},
 	}
 }

@@ -5,12 +5,21 @@
 #   nodejs npm  run the openai client against the gateway
 #   curl        stands in README's examples
 #   slurm...    a real Slurm cluster in namespaces (tests/slurm); debootstrap makes the chroots with other releases of it
+#   with the word slow: mariadb, slurmdbd for a bed with accounting
 set -euo pipefail
 missing=()
 for pair in gcc:gcc shellcheck:shellcheck node:nodejs npm:npm curl:curl slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client \
   slurmrestd:slurmrestd munged:munge ip:iproute2 nft:nftables debootstrap:debootstrap; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
+if [ "${1:-}" = slow ]; then
+  for pair in mariadbd:mariadb-server slurmdbd:slurmdbd; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
+  done
+  if command -v dpkg >/dev/null 2>&1; then
+    dpkg -s slurm-wlm-mysql-plugin >/dev/null 2>&1 || missing+=(slurm-wlm-mysql-plugin)
+  fi
+fi
 if command -v dpkg >/dev/null 2>&1; then # plugins of Slurm, which are no commands
   for package in slurm-wlm-basic-plugins slurm-wlm-jwt-plugin; do
     dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")

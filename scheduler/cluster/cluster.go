@@ -73,6 +73,7 @@ type Launch struct {
 	EndReason string    `json:"end_reason,omitempty"`
 	Failed    bool      `json:"failed,omitempty"` // it ended without being asked to; counts for crash-loop back-off
 	Cause     EndCause  `json:"cause,omitempty"`
+	Exit      *Exit     `json:"exit,omitempty"`   // of its job's main process; nil = unknown
 	Blamed    []string  `json:"blamed,omitempty"` // nodes whose fault the end seems to be
 	LastLines []string  `json:"last_lines,omitempty"`
 }
@@ -176,8 +177,8 @@ type Job struct {
 
 // Exit is how a job's main process ended: a code, or a signal.
 type Exit struct {
-	Code   int
-	Signal int // 0 = by itself
+	Code   int `json:"code"`
+	Signal int `json:"signal"` // 0 = by itself
 }
 
 // RoleRef names one role of one deployment.

@@ -30,6 +30,7 @@ var callers = map[string][]Role{
 	apiv1.ControlServicePlanProcedure:           {CLI},
 	apiv1.ControlServiceStatusProcedure:         {CLI},
 	apiv1.ControlServiceNodesProcedure:          {CLI},
+	apiv1.ControlServiceHistoryProcedure:        {CLI},
 	apiv1.ControlServiceLogsProcedure:           {CLI},
 	apiv1.ControlServiceScaleProcedure:          {CLI},
 	apiv1.ControlServiceDrainReplicaProcedure:   {CLI},

@@ -45,6 +45,7 @@ type Action struct {
 	Left      bool             // Drain: it has begun by itself
 	Failed    bool             // End: it was not asked to end, and that is its own fault
 	Ended     cluster.EndCause // End
+	Exit      *cluster.Exit    // End: of its job; nil = unknown
 	Blamed    []string         // End: nodes whose fault it seems to be
 	LastLines []string         // End: of the engine, if known
 	From      int              // Rollback; SetCount: the revision whose file holds the role's bounds

@@ -90,7 +90,7 @@ func (p *planner) ended(d *deployment, s *sight) Action {
 	j := s.lastJob()
 	cause := p.causeOf(d, s, j)
 	a := s.end(failure(cause), "job %s has ended: %s", j.ID, howEnded(j))
-	a.Ended, a.Blamed = cause, p.blame(s, j, cause)
+	a.Ended, a.Exit, a.Blamed = cause, j.Exit, p.blame(s, j, cause)
 	return a
 }
 

@@ -120,7 +120,7 @@ func (l *Loop) end(a plan.Action, now time.Time) error {
 			return nil
 		}
 		x.Phase, x.EndedAt, x.EndReason, x.Failed = cluster.Ended, now, a.Reason, a.Failed
-		x.Cause, x.Blamed = a.Ended, a.Blamed
+		x.Cause, x.Exit, x.Blamed = a.Ended, a.Exit, a.Blamed
 		x.LastLines = a.LastLines[max(0, len(a.LastLines)-maxLines):]
 		over = *x
 		return nil

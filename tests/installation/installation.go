@@ -149,6 +149,14 @@ type Replica struct {
 	Nodes                                     []string
 	LastLines                                 []string `json:"last_lines"`
 	Load                                      *Load
+	Handover                                  *Handover // nil = its job has no end
+}
+
+// Handover is what is expected of the end of a replica's job.
+type Handover struct {
+	Gap             *float64 // seconds without the replica; nil = none
+	Successor       string
+	SuccessorReason string `json:"successor_reason"`
 }
 
 // Load is a replica's load; nil = unknown.

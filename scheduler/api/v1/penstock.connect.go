@@ -91,6 +91,8 @@ const (
 	ControlServiceEventsProcedure = "/penstock.v1.ControlService/Events"
 	// ControlServiceWhyProcedure is the fully-qualified name of the ControlService's Why RPC.
 	ControlServiceWhyProcedure = "/penstock.v1.ControlService/Why"
+	// ControlServiceHistoryProcedure is the fully-qualified name of the ControlService's History RPC.
+	ControlServiceHistoryProcedure = "/penstock.v1.ControlService/History"
 	// ControlServiceVersionProcedure is the fully-qualified name of the ControlService's Version RPC.
 	ControlServiceVersionProcedure = "/penstock.v1.ControlService/Version"
 	// ControlServiceGatewayTokenProcedure is the fully-qualified name of the ControlService's
@@ -430,6 +432,8 @@ type ControlServiceClient interface {
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
 	Events(context.Context, *EventsRequest) (*connect.ServerStreamForClient[EventsResponse], error)
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// History lists launches that are over, the last first, as far as the controller remembers them.
+	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// GatewayToken makes a join token for another gateway, to be exchanged by EnrollService.
 	GatewayToken(context.Context, *GatewayTokenRequest) (*GatewayTokenResponse, error)
@@ -535,6 +539,12 @@ func NewControlServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(controlServiceMethods.ByName("Why")),
 			connect.WithClientOptions(opts...),
 		),
+		history: connect.NewClient[HistoryRequest, HistoryResponse](
+			httpClient,
+			baseURL+ControlServiceHistoryProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("History")),
+			connect.WithClientOptions(opts...),
+		),
 		version: connect.NewClient[VersionRequest, VersionResponse](
 			httpClient,
 			baseURL+ControlServiceVersionProcedure,
@@ -578,6 +588,7 @@ type controlServiceClient struct {
 	revokeKey      *connect.Client[RevokeKeyRequest, RevokeKeyResponse]
 	events         *connect.Client[EventsRequest, EventsResponse]
 	why            *connect.Client[WhyRequest, WhyResponse]
+	history        *connect.Client[HistoryRequest, HistoryResponse]
 	version        *connect.Client[VersionRequest, VersionResponse]
 	gatewayToken   *connect.Client[GatewayTokenRequest, GatewayTokenResponse]
 	kV             *connect.Client[KVRequest, KVResponse]
@@ -702,6 +713,15 @@ func (c *controlServiceClient) Why(ctx context.Context, req *WhyRequest) (*WhyRe
 	return nil, err
 }
 
+// History calls penstock.v1.ControlService.History.
+func (c *controlServiceClient) History(ctx context.Context, req *HistoryRequest) (*HistoryResponse, error) {
+	response, err := c.history.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Version calls penstock.v1.ControlService.Version.
 func (c *controlServiceClient) Version(ctx context.Context, req *VersionRequest) (*VersionResponse, error) {
 	response, err := c.version.CallUnary(ctx, connect.NewRequest(req))
@@ -750,6 +770,8 @@ type ControlServiceHandler interface {
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
 	Events(context.Context, *EventsRequest, *connect.ServerStream[EventsResponse]) error
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// History lists launches that are over, the last first, as far as the controller remembers them.
+	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// GatewayToken makes a join token for another gateway, to be exchanged by EnrollService.
 	GatewayToken(context.Context, *GatewayTokenRequest) (*GatewayTokenResponse, error)
@@ -851,6 +873,12 @@ func NewControlServiceHandler(svc ControlServiceHandler, opts ...connect.Handler
 		connect.WithSchema(controlServiceMethods.ByName("Why")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlServiceHistoryHandler := connect.NewUnaryHandlerSimple(
+		ControlServiceHistoryProcedure,
+		svc.History,
+		connect.WithSchema(controlServiceMethods.ByName("History")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlServiceVersionHandler := connect.NewUnaryHandlerSimple(
 		ControlServiceVersionProcedure,
 		svc.Version,
@@ -905,6 +933,8 @@ func NewControlServiceHandler(svc ControlServiceHandler, opts ...connect.Handler
 			controlServiceEventsHandler.ServeHTTP(w, r)
 		case ControlServiceWhyProcedure:
 			controlServiceWhyHandler.ServeHTTP(w, r)
+		case ControlServiceHistoryProcedure:
+			controlServiceHistoryHandler.ServeHTTP(w, r)
 		case ControlServiceVersionProcedure:
 			controlServiceVersionHandler.ServeHTTP(w, r)
 		case ControlServiceGatewayTokenProcedure:
@@ -976,6 +1006,10 @@ func (UnimplementedControlServiceHandler) Events(context.Context, *EventsRequest
 
 func (UnimplementedControlServiceHandler) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("penstock.v1.ControlService.Why is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("penstock.v1.ControlService.History is not implemented"))
 }
 
 func (UnimplementedControlServiceHandler) Version(context.Context, *VersionRequest) (*VersionResponse, error) {

@@ -6442,6 +6442,251 @@ func (x *WhyResponse) GetRecord() *RequestRecord {
 	return nil
 }
 
+type HistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deployment    string                 `protobuf:"bytes,1,opt,name=deployment,proto3" json:"deployment,omitempty"` // empty = all
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`           // of their ends; absent = all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_v1_penstock_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *HistoryRequest) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+type HistoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Launches      []*PastLaunch          `protobuf:"bytes,1,rep,name=launches,proto3" json:"launches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryResponse) Reset() {
+	*x = HistoryResponse{}
+	mi := &file_v1_penstock_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryResponse) ProtoMessage() {}
+
+func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
+func (*HistoryResponse) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *HistoryResponse) GetLaunches() []*PastLaunch {
+	if x != nil {
+		return x.Launches
+	}
+	return nil
+}
+
+// PastLaunch is a launch that is over.
+type PastLaunch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Launch        string                 `protobuf:"bytes,1,opt,name=launch,proto3" json:"launch,omitempty"`
+	Deployment    string                 `protobuf:"bytes,2,opt,name=deployment,proto3" json:"deployment,omitempty"`
+	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	Revision      uint32                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Cluster       string                 `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Job           string                 `protobuf:"bytes,6,opt,name=job,proto3" json:"job,omitempty"` // the cluster's own ID; empty = it never had one
+	Nodes         []string               `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // of the job
+	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	Cause         string                 `protobuf:"bytes,11,opt,name=cause,proto3" json:"cause,omitempty"`                                    // walltime, preempted, cancelled, node-failed, out-of-memory, asked, failed, lost
+	Reason        string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`                                  // in words
+	ExitCode      *int32                 `protobuf:"varint,13,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`       // absent = unknown
+	ExitSignal    *int32                 `protobuf:"varint,14,opt,name=exit_signal,json=exitSignal,proto3,oneof" json:"exit_signal,omitempty"` // 0 = none; absent = unknown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PastLaunch) Reset() {
+	*x = PastLaunch{}
+	mi := &file_v1_penstock_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PastLaunch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PastLaunch) ProtoMessage() {}
+
+func (x *PastLaunch) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_penstock_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PastLaunch.ProtoReflect.Descriptor instead.
+func (*PastLaunch) Descriptor() ([]byte, []int) {
+	return file_v1_penstock_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *PastLaunch) GetLaunch() string {
+	if x != nil {
+		return x.Launch
+	}
+	return ""
+}
+
+func (x *PastLaunch) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
+	}
+	return ""
+}
+
+func (x *PastLaunch) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *PastLaunch) GetRevision() uint32 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PastLaunch) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *PastLaunch) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *PastLaunch) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *PastLaunch) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *PastLaunch) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *PastLaunch) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *PastLaunch) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *PastLaunch) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PastLaunch) GetExitCode() int32 {
+	if x != nil && x.ExitCode != nil {
+		return *x.ExitCode
+	}
+	return 0
+}
+
+func (x *PastLaunch) GetExitSignal() int32 {
+	if x != nil && x.ExitSignal != nil {
+		return *x.ExitSignal
+	}
+	return 0
+}
+
 type VersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -6450,7 +6695,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[81]
+	mi := &file_v1_penstock_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6462,7 +6707,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[81]
+	mi := &file_v1_penstock_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6475,7 +6720,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{81}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{84}
 }
 
 type VersionResponse struct {
@@ -6491,7 +6736,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[82]
+	mi := &file_v1_penstock_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6503,7 +6748,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[82]
+	mi := &file_v1_penstock_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6516,7 +6761,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{82}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -6568,7 +6813,7 @@ type KVRequest struct {
 
 func (x *KVRequest) Reset() {
 	*x = KVRequest{}
-	mi := &file_v1_penstock_proto_msgTypes[83]
+	mi := &file_v1_penstock_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6580,7 +6825,7 @@ func (x *KVRequest) String() string {
 func (*KVRequest) ProtoMessage() {}
 
 func (x *KVRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[83]
+	mi := &file_v1_penstock_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6593,7 +6838,7 @@ func (x *KVRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVRequest.ProtoReflect.Descriptor instead.
 func (*KVRequest) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{83}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *KVRequest) GetDeployment() string {
@@ -6648,7 +6893,7 @@ type KVResponse struct {
 
 func (x *KVResponse) Reset() {
 	*x = KVResponse{}
-	mi := &file_v1_penstock_proto_msgTypes[84]
+	mi := &file_v1_penstock_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6660,7 +6905,7 @@ func (x *KVResponse) String() string {
 func (*KVResponse) ProtoMessage() {}
 
 func (x *KVResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[84]
+	mi := &file_v1_penstock_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6673,7 +6918,7 @@ func (x *KVResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVResponse.ProtoReflect.Descriptor instead.
 func (*KVResponse) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{84}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *KVResponse) GetDeployment() string {
@@ -6755,7 +7000,7 @@ type KVTier struct {
 
 func (x *KVTier) Reset() {
 	*x = KVTier{}
-	mi := &file_v1_penstock_proto_msgTypes[85]
+	mi := &file_v1_penstock_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6767,7 +7012,7 @@ func (x *KVTier) String() string {
 func (*KVTier) ProtoMessage() {}
 
 func (x *KVTier) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[85]
+	mi := &file_v1_penstock_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6780,7 +7025,7 @@ func (x *KVTier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVTier.ProtoReflect.Descriptor instead.
 func (*KVTier) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{85}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *KVTier) GetTier() string {
@@ -6896,7 +7141,7 @@ type KVBlock struct {
 
 func (x *KVBlock) Reset() {
 	*x = KVBlock{}
-	mi := &file_v1_penstock_proto_msgTypes[86]
+	mi := &file_v1_penstock_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6908,7 +7153,7 @@ func (x *KVBlock) String() string {
 func (*KVBlock) ProtoMessage() {}
 
 func (x *KVBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[86]
+	mi := &file_v1_penstock_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6921,7 +7166,7 @@ func (x *KVBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVBlock.ProtoReflect.Descriptor instead.
 func (*KVBlock) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{86}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *KVBlock) GetSpace() []byte {
@@ -6981,7 +7226,7 @@ type KVMoved struct {
 
 func (x *KVMoved) Reset() {
 	*x = KVMoved{}
-	mi := &file_v1_penstock_proto_msgTypes[87]
+	mi := &file_v1_penstock_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6993,7 +7238,7 @@ func (x *KVMoved) String() string {
 func (*KVMoved) ProtoMessage() {}
 
 func (x *KVMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_penstock_proto_msgTypes[87]
+	mi := &file_v1_penstock_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7006,7 +7251,7 @@ func (x *KVMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVMoved.ProtoReflect.Descriptor instead.
 func (*KVMoved) Descriptor() ([]byte, []int) {
-	return file_v1_penstock_proto_rawDescGZIP(), []int{87}
+	return file_v1_penstock_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *KVMoved) GetBlocks() uint64 {
@@ -7665,7 +7910,39 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"WhyRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"A\n" +
 	"\vWhyResponse\x122\n" +
-	"\x06record\x18\x01 \x01(\v2\x1a.penstock.v1.RequestRecordR\x06record\"\x10\n" +
+	"\x06record\x18\x01 \x01(\v2\x1a.penstock.v1.RequestRecordR\x06record\"b\n" +
+	"\x0eHistoryRequest\x12\x1e\n" +
+	"\n" +
+	"deployment\x18\x01 \x01(\tR\n" +
+	"deployment\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"F\n" +
+	"\x0fHistoryResponse\x123\n" +
+	"\blaunches\x18\x01 \x03(\v2\x17.penstock.v1.PastLaunchR\blaunches\"\xf7\x03\n" +
+	"\n" +
+	"PastLaunch\x12\x16\n" +
+	"\x06launch\x18\x01 \x01(\tR\x06launch\x12\x1e\n" +
+	"\n" +
+	"deployment\x18\x02 \x01(\tR\n" +
+	"deployment\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\rR\brevision\x12\x18\n" +
+	"\acluster\x18\x05 \x01(\tR\acluster\x12\x10\n" +
+	"\x03job\x18\x06 \x01(\tR\x03job\x12\x14\n" +
+	"\x05nodes\x18\a \x03(\tR\x05nodes\x129\n" +
+	"\n" +
+	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"started_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x14\n" +
+	"\x05cause\x18\v \x01(\tR\x05cause\x12\x16\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12 \n" +
+	"\texit_code\x18\r \x01(\x05H\x00R\bexitCode\x88\x01\x01\x12$\n" +
+	"\vexit_signal\x18\x0e \x01(\x05H\x01R\n" +
+	"exitSignal\x88\x01\x01B\f\n" +
+	"\n" +
+	"_exit_codeB\x0e\n" +
+	"\f_exit_signal\"\x10\n" +
 	"\x0eVersionRequest\"\xa8\x01\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -7745,7 +8022,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\x05Watch\x12\x19.penstock.v1.WatchRequest\x1a\x1a.penstock.v1.WatchResponse0\x01\x12A\n" +
 	"\x06Record\x12\x1a.penstock.v1.RecordRequest\x1a\x1b.penstock.v1.RecordResponse\x12>\n" +
 	"\x05Renew\x12\x19.penstock.v1.RenewRequest\x1a\x1a.penstock.v1.RenewResponse\x12R\n" +
-	"\vWatchBlocks\x12\x1f.penstock.v1.WatchBlocksRequest\x1a .penstock.v1.WatchBlocksResponse0\x012\x85\n" +
+	"\vWatchBlocks\x12\x1f.penstock.v1.WatchBlocksRequest\x1a .penstock.v1.WatchBlocksResponse0\x012\xcb\n" +
 	"\n" +
 	"\x0eControlService\x12>\n" +
 	"\x05Apply\x12\x19.penstock.v1.ApplyRequest\x1a\x1a.penstock.v1.ApplyResponse\x12;\n" +
@@ -7762,6 +8039,7 @@ const file_v1_penstock_proto_rawDesc = "" +
 	"\tRevokeKey\x12\x1d.penstock.v1.RevokeKeyRequest\x1a\x1e.penstock.v1.RevokeKeyResponse\x12C\n" +
 	"\x06Events\x12\x1a.penstock.v1.EventsRequest\x1a\x1b.penstock.v1.EventsResponse0\x01\x128\n" +
 	"\x03Why\x12\x17.penstock.v1.WhyRequest\x1a\x18.penstock.v1.WhyResponse\x12D\n" +
+	"\aHistory\x12\x1b.penstock.v1.HistoryRequest\x1a\x1c.penstock.v1.HistoryResponse\x12D\n" +
 	"\aVersion\x12\x1b.penstock.v1.VersionRequest\x1a\x1c.penstock.v1.VersionResponse\x12S\n" +
 	"\fGatewayToken\x12 .penstock.v1.GatewayTokenRequest\x1a!.penstock.v1.GatewayTokenResponse\x127\n" +
 	"\x02KV\x12\x16.penstock.v1.KVRequest\x1a\x17.penstock.v1.KVResponse0\x01\x12G\n" +
@@ -7782,7 +8060,7 @@ func file_v1_penstock_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_penstock_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_v1_penstock_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
 var file_v1_penstock_proto_goTypes = []any{
 	(Phase)(0),                     // 0: penstock.v1.Phase
 	(BlockEvent_Kind)(0),           // 1: penstock.v1.BlockEvent.Kind
@@ -7867,21 +8145,24 @@ var file_v1_penstock_proto_goTypes = []any{
 	(*Event)(nil),                  // 80: penstock.v1.Event
 	(*WhyRequest)(nil),             // 81: penstock.v1.WhyRequest
 	(*WhyResponse)(nil),            // 82: penstock.v1.WhyResponse
-	(*VersionRequest)(nil),         // 83: penstock.v1.VersionRequest
-	(*VersionResponse)(nil),        // 84: penstock.v1.VersionResponse
-	(*KVRequest)(nil),              // 85: penstock.v1.KVRequest
-	(*KVResponse)(nil),             // 86: penstock.v1.KVResponse
-	(*KVTier)(nil),                 // 87: penstock.v1.KVTier
-	(*KVBlock)(nil),                // 88: penstock.v1.KVBlock
-	(*KVMoved)(nil),                // 89: penstock.v1.KVMoved
-	nil,                            // 90: penstock.v1.Attempt.PartsMsEntry
-	nil,                            // 91: penstock.v1.ScaleRequest.RolesEntry
-	(*durationpb.Duration)(nil),    // 92: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 93: google.protobuf.Timestamp
+	(*HistoryRequest)(nil),         // 83: penstock.v1.HistoryRequest
+	(*HistoryResponse)(nil),        // 84: penstock.v1.HistoryResponse
+	(*PastLaunch)(nil),             // 85: penstock.v1.PastLaunch
+	(*VersionRequest)(nil),         // 86: penstock.v1.VersionRequest
+	(*VersionResponse)(nil),        // 87: penstock.v1.VersionResponse
+	(*KVRequest)(nil),              // 88: penstock.v1.KVRequest
+	(*KVResponse)(nil),             // 89: penstock.v1.KVResponse
+	(*KVTier)(nil),                 // 90: penstock.v1.KVTier
+	(*KVBlock)(nil),                // 91: penstock.v1.KVBlock
+	(*KVMoved)(nil),                // 92: penstock.v1.KVMoved
+	nil,                            // 93: penstock.v1.Attempt.PartsMsEntry
+	nil,                            // 94: penstock.v1.ScaleRequest.RolesEntry
+	(*durationpb.Duration)(nil),    // 95: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 96: google.protobuf.Timestamp
 }
 var file_v1_penstock_proto_depIdxs = []int32{
-	92,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
-	93,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
+	95,  // 0: penstock.v1.JoinResponse.orphan_after:type_name -> google.protobuf.Duration
+	96,  // 1: penstock.v1.ReportRequest.sent_at:type_name -> google.protobuf.Timestamp
 	14,  // 2: penstock.v1.ReportRequest.full:type_name -> penstock.v1.RunState
 	14,  // 3: penstock.v1.ReportRequest.delta:type_name -> penstock.v1.RunState
 	25,  // 4: penstock.v1.ReportRequest.blocks:type_name -> penstock.v1.BlockEvent
@@ -7891,25 +8172,25 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	9,   // 8: penstock.v1.Ack.gateways:type_name -> penstock.v1.GatewayAddress
 	12,  // 9: penstock.v1.Command.drain:type_name -> penstock.v1.Drain
 	13,  // 10: penstock.v1.Command.stop:type_name -> penstock.v1.Stop
-	92,  // 11: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
+	95,  // 11: penstock.v1.Drain.deadline:type_name -> google.protobuf.Duration
 	15,  // 12: penstock.v1.RunState.identity:type_name -> penstock.v1.Identity
 	16,  // 13: penstock.v1.RunState.health:type_name -> penstock.v1.Health
 	18,  // 14: penstock.v1.RunState.load:type_name -> penstock.v1.EngineLoad
 	20,  // 15: penstock.v1.RunState.gpus:type_name -> penstock.v1.GPUs
 	19,  // 16: penstock.v1.RunState.kv:type_name -> penstock.v1.KVState
 	23,  // 17: penstock.v1.RunState.ports:type_name -> penstock.v1.Ports
-	93,  // 18: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
-	93,  // 19: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
+	96,  // 18: penstock.v1.Identity.started_at:type_name -> google.protobuf.Timestamp
+	96,  // 19: penstock.v1.Identity.ends_at:type_name -> google.protobuf.Timestamp
 	0,   // 20: penstock.v1.Health.phase:type_name -> penstock.v1.Phase
 	17,  // 21: penstock.v1.Health.loading:type_name -> penstock.v1.Progress
-	93,  // 22: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
-	93,  // 23: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
-	92,  // 24: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	93,  // 25: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
-	93,  // 26: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
-	93,  // 27: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
+	96,  // 22: penstock.v1.Health.retry_at:type_name -> google.protobuf.Timestamp
+	96,  // 23: penstock.v1.Health.since:type_name -> google.protobuf.Timestamp
+	95,  // 24: penstock.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	96,  // 25: penstock.v1.Progress.advanced_at:type_name -> google.protobuf.Timestamp
+	96,  // 26: penstock.v1.EngineLoad.at:type_name -> google.protobuf.Timestamp
+	96,  // 27: penstock.v1.KVState.at:type_name -> google.protobuf.Timestamp
 	21,  // 28: penstock.v1.GPUs.gpus:type_name -> penstock.v1.GPU
-	93,  // 29: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
+	96,  // 29: penstock.v1.GPUs.at:type_name -> google.protobuf.Timestamp
 	22,  // 30: penstock.v1.GPU.foreign:type_name -> penstock.v1.GPUProcess
 	24,  // 31: penstock.v1.Ports.ports:type_name -> penstock.v1.Port
 	1,   // 32: penstock.v1.BlockEvent.kind:type_name -> penstock.v1.BlockEvent.Kind
@@ -7923,121 +8204,128 @@ var file_v1_penstock_proto_depIdxs = []int32{
 	35,  // 40: penstock.v1.WatchResponse.keys:type_name -> penstock.v1.Key
 	18,  // 41: penstock.v1.Replica.load:type_name -> penstock.v1.EngineLoad
 	19,  // 42: penstock.v1.Replica.kv:type_name -> penstock.v1.KVState
-	93,  // 43: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
-	92,  // 44: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
-	93,  // 45: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
-	93,  // 46: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
-	93,  // 47: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
-	93,  // 48: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
+	96,  // 43: penstock.v1.Replica.ends_at:type_name -> google.protobuf.Timestamp
+	95,  // 44: penstock.v1.Model.retry_after:type_name -> google.protobuf.Duration
+	96,  // 45: penstock.v1.Model.created_at:type_name -> google.protobuf.Timestamp
+	96,  // 46: penstock.v1.Key.expires_at:type_name -> google.protobuf.Timestamp
+	96,  // 47: penstock.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	96,  // 48: penstock.v1.Key.last_used_at:type_name -> google.protobuf.Timestamp
 	38,  // 49: penstock.v1.RecordRequest.records:type_name -> penstock.v1.RequestRecord
-	93,  // 50: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
+	96,  // 50: penstock.v1.RequestRecord.at:type_name -> google.protobuf.Timestamp
 	39,  // 51: penstock.v1.RequestRecord.attempts:type_name -> penstock.v1.Attempt
-	92,  // 52: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
-	92,  // 53: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
-	90,  // 54: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
+	95,  // 52: penstock.v1.RequestRecord.ttft:type_name -> google.protobuf.Duration
+	95,  // 53: penstock.v1.RequestRecord.total:type_name -> google.protobuf.Duration
+	93,  // 54: penstock.v1.Attempt.parts_ms:type_name -> penstock.v1.Attempt.PartsMsEntry
 	40,  // 55: penstock.v1.Attempt.runners_up:type_name -> penstock.v1.RunnerUp
-	92,  // 56: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
+	95,  // 56: penstock.v1.GatewayTokenRequest.ttl:type_name -> google.protobuf.Duration
 	51,  // 57: penstock.v1.ApplyResponse.actions:type_name -> penstock.v1.Action
 	51,  // 58: penstock.v1.PlanResponse.actions:type_name -> penstock.v1.Action
-	93,  // 59: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	96,  // 59: penstock.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
 	55,  // 60: penstock.v1.StatusResponse.deployments:type_name -> penstock.v1.DeploymentStatus
 	54,  // 61: penstock.v1.StatusResponse.gateways:type_name -> penstock.v1.GatewayStatus
-	93,  // 62: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
+	96,  // 62: penstock.v1.GatewayStatus.seen_at:type_name -> google.protobuf.Timestamp
 	56,  // 63: penstock.v1.DeploymentStatus.roles:type_name -> penstock.v1.RoleStatus
 	57,  // 64: penstock.v1.DeploymentStatus.replicas:type_name -> penstock.v1.ReplicaStatus
-	92,  // 65: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
-	93,  // 66: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
-	93,  // 67: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
-	93,  // 68: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
+	95,  // 65: penstock.v1.DeploymentStatus.drain_timeout:type_name -> google.protobuf.Duration
+	96,  // 66: penstock.v1.ReplicaStatus.since:type_name -> google.protobuf.Timestamp
+	96,  // 67: penstock.v1.ReplicaStatus.ends_at:type_name -> google.protobuf.Timestamp
+	96,  // 68: penstock.v1.ReplicaStatus.seen_at:type_name -> google.protobuf.Timestamp
 	17,  // 69: penstock.v1.ReplicaStatus.loading:type_name -> penstock.v1.Progress
 	18,  // 70: penstock.v1.ReplicaStatus.load:type_name -> penstock.v1.EngineLoad
 	19,  // 71: penstock.v1.ReplicaStatus.kv:type_name -> penstock.v1.KVState
-	93,  // 72: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
+	96,  // 72: penstock.v1.ReplicaStatus.retry_at:type_name -> google.protobuf.Timestamp
 	24,  // 73: penstock.v1.ReplicaStatus.ports:type_name -> penstock.v1.Port
 	58,  // 74: penstock.v1.ReplicaStatus.handover:type_name -> penstock.v1.Handover
-	93,  // 75: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
-	93,  // 76: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
-	92,  // 77: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
-	92,  // 78: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
-	92,  // 79: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
-	93,  // 80: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
-	92,  // 81: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
+	96,  // 75: penstock.v1.Handover.leave_by:type_name -> google.protobuf.Timestamp
+	96,  // 76: penstock.v1.Handover.start_at:type_name -> google.protobuf.Timestamp
+	95,  // 77: penstock.v1.Handover.queue:type_name -> google.protobuf.Duration
+	95,  // 78: penstock.v1.Handover.start_up:type_name -> google.protobuf.Duration
+	95,  // 79: penstock.v1.Handover.drain:type_name -> google.protobuf.Duration
+	96,  // 80: penstock.v1.Handover.ready_at:type_name -> google.protobuf.Timestamp
+	95,  // 81: penstock.v1.Handover.gap:type_name -> google.protobuf.Duration
 	61,  // 82: penstock.v1.NodesResponse.nodes:type_name -> penstock.v1.NodeStatus
 	21,  // 83: penstock.v1.NodeStatus.gpus:type_name -> penstock.v1.GPU
-	93,  // 84: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
-	93,  // 85: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
-	91,  // 86: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
+	96,  // 84: penstock.v1.NodeStatus.seen_at:type_name -> google.protobuf.Timestamp
+	96,  // 85: penstock.v1.NodeStatus.excluded_until:type_name -> google.protobuf.Timestamp
+	94,  // 86: penstock.v1.ScaleRequest.roles:type_name -> penstock.v1.ScaleRequest.RolesEntry
 	51,  // 87: penstock.v1.ScaleResponse.actions:type_name -> penstock.v1.Action
-	92,  // 88: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
-	92,  // 89: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
+	95,  // 88: penstock.v1.DrainReplicaRequest.deadline:type_name -> google.protobuf.Duration
+	95,  // 89: penstock.v1.CreateKeyRequest.ttl:type_name -> google.protobuf.Duration
 	35,  // 90: penstock.v1.CreateKeyResponse.key:type_name -> penstock.v1.Key
 	35,  // 91: penstock.v1.ListKeysResponse.keys:type_name -> penstock.v1.Key
 	80,  // 92: penstock.v1.EventsResponse.event:type_name -> penstock.v1.Event
-	93,  // 93: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
+	96,  // 93: penstock.v1.Event.at:type_name -> google.protobuf.Timestamp
 	38,  // 94: penstock.v1.WhyResponse.record:type_name -> penstock.v1.RequestRecord
-	93,  // 95: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
-	92,  // 96: penstock.v1.KVRequest.within:type_name -> google.protobuf.Duration
-	87,  // 97: penstock.v1.KVResponse.tiers:type_name -> penstock.v1.KVTier
-	88,  // 98: penstock.v1.KVResponse.blocks:type_name -> penstock.v1.KVBlock
-	89,  // 99: penstock.v1.KVResponse.moved:type_name -> penstock.v1.KVMoved
-	93,  // 100: penstock.v1.KVBlock.stored_at:type_name -> google.protobuf.Timestamp
-	2,   // 101: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
-	4,   // 102: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
-	6,   // 103: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
-	31,  // 104: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
-	36,  // 105: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
-	4,   // 106: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
-	26,  // 107: penstock.v1.GatewayService.WatchBlocks:input_type -> penstock.v1.WatchBlocksRequest
-	47,  // 108: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
-	49,  // 109: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
-	52,  // 110: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
-	59,  // 111: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
-	62,  // 112: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
-	64,  // 113: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
-	66,  // 114: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
-	68,  // 115: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
-	70,  // 116: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
-	72,  // 117: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
-	74,  // 118: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
-	76,  // 119: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
-	78,  // 120: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
-	81,  // 121: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
-	83,  // 122: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
-	43,  // 123: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
-	85,  // 124: penstock.v1.ControlService.KV:input_type -> penstock.v1.KVRequest
-	45,  // 125: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
-	41,  // 126: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
-	3,   // 127: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
-	5,   // 128: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
-	7,   // 129: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
-	32,  // 130: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
-	37,  // 131: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
-	5,   // 132: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
-	27,  // 133: penstock.v1.GatewayService.WatchBlocks:output_type -> penstock.v1.WatchBlocksResponse
-	48,  // 134: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
-	50,  // 135: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
-	53,  // 136: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
-	60,  // 137: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
-	63,  // 138: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
-	65,  // 139: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
-	67,  // 140: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
-	69,  // 141: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
-	71,  // 142: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
-	73,  // 143: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
-	75,  // 144: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
-	77,  // 145: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
-	79,  // 146: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
-	82,  // 147: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
-	84,  // 148: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
-	44,  // 149: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
-	86,  // 150: penstock.v1.ControlService.KV:output_type -> penstock.v1.KVResponse
-	46,  // 151: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
-	42,  // 152: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
-	127, // [127:153] is the sub-list for method output_type
-	101, // [101:127] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	96,  // 95: penstock.v1.HistoryRequest.since:type_name -> google.protobuf.Timestamp
+	85,  // 96: penstock.v1.HistoryResponse.launches:type_name -> penstock.v1.PastLaunch
+	96,  // 97: penstock.v1.PastLaunch.created_at:type_name -> google.protobuf.Timestamp
+	96,  // 98: penstock.v1.PastLaunch.started_at:type_name -> google.protobuf.Timestamp
+	96,  // 99: penstock.v1.PastLaunch.ended_at:type_name -> google.protobuf.Timestamp
+	96,  // 100: penstock.v1.VersionResponse.started_at:type_name -> google.protobuf.Timestamp
+	95,  // 101: penstock.v1.KVRequest.within:type_name -> google.protobuf.Duration
+	90,  // 102: penstock.v1.KVResponse.tiers:type_name -> penstock.v1.KVTier
+	91,  // 103: penstock.v1.KVResponse.blocks:type_name -> penstock.v1.KVBlock
+	92,  // 104: penstock.v1.KVResponse.moved:type_name -> penstock.v1.KVMoved
+	96,  // 105: penstock.v1.KVBlock.stored_at:type_name -> google.protobuf.Timestamp
+	2,   // 106: penstock.v1.AgentService.Join:input_type -> penstock.v1.JoinRequest
+	4,   // 107: penstock.v1.AgentService.Renew:input_type -> penstock.v1.RenewRequest
+	6,   // 108: penstock.v1.AgentService.Report:input_type -> penstock.v1.ReportRequest
+	31,  // 109: penstock.v1.GatewayService.Watch:input_type -> penstock.v1.WatchRequest
+	36,  // 110: penstock.v1.GatewayService.Record:input_type -> penstock.v1.RecordRequest
+	4,   // 111: penstock.v1.GatewayService.Renew:input_type -> penstock.v1.RenewRequest
+	26,  // 112: penstock.v1.GatewayService.WatchBlocks:input_type -> penstock.v1.WatchBlocksRequest
+	47,  // 113: penstock.v1.ControlService.Apply:input_type -> penstock.v1.ApplyRequest
+	49,  // 114: penstock.v1.ControlService.Plan:input_type -> penstock.v1.PlanRequest
+	52,  // 115: penstock.v1.ControlService.Status:input_type -> penstock.v1.StatusRequest
+	59,  // 116: penstock.v1.ControlService.Nodes:input_type -> penstock.v1.NodesRequest
+	62,  // 117: penstock.v1.ControlService.Logs:input_type -> penstock.v1.LogsRequest
+	64,  // 118: penstock.v1.ControlService.Scale:input_type -> penstock.v1.ScaleRequest
+	66,  // 119: penstock.v1.ControlService.DrainReplica:input_type -> penstock.v1.DrainReplicaRequest
+	68,  // 120: penstock.v1.ControlService.StopDeployment:input_type -> penstock.v1.StopDeploymentRequest
+	70,  // 121: penstock.v1.ControlService.Endpoint:input_type -> penstock.v1.EndpointRequest
+	72,  // 122: penstock.v1.ControlService.CreateKey:input_type -> penstock.v1.CreateKeyRequest
+	74,  // 123: penstock.v1.ControlService.ListKeys:input_type -> penstock.v1.ListKeysRequest
+	76,  // 124: penstock.v1.ControlService.RevokeKey:input_type -> penstock.v1.RevokeKeyRequest
+	78,  // 125: penstock.v1.ControlService.Events:input_type -> penstock.v1.EventsRequest
+	81,  // 126: penstock.v1.ControlService.Why:input_type -> penstock.v1.WhyRequest
+	83,  // 127: penstock.v1.ControlService.History:input_type -> penstock.v1.HistoryRequest
+	86,  // 128: penstock.v1.ControlService.Version:input_type -> penstock.v1.VersionRequest
+	43,  // 129: penstock.v1.ControlService.GatewayToken:input_type -> penstock.v1.GatewayTokenRequest
+	88,  // 130: penstock.v1.ControlService.KV:input_type -> penstock.v1.KVRequest
+	45,  // 131: penstock.v1.ControlService.Shutdown:input_type -> penstock.v1.ShutdownRequest
+	41,  // 132: penstock.v1.EnrollService.Enroll:input_type -> penstock.v1.EnrollRequest
+	3,   // 133: penstock.v1.AgentService.Join:output_type -> penstock.v1.JoinResponse
+	5,   // 134: penstock.v1.AgentService.Renew:output_type -> penstock.v1.RenewResponse
+	7,   // 135: penstock.v1.AgentService.Report:output_type -> penstock.v1.ReportResponse
+	32,  // 136: penstock.v1.GatewayService.Watch:output_type -> penstock.v1.WatchResponse
+	37,  // 137: penstock.v1.GatewayService.Record:output_type -> penstock.v1.RecordResponse
+	5,   // 138: penstock.v1.GatewayService.Renew:output_type -> penstock.v1.RenewResponse
+	27,  // 139: penstock.v1.GatewayService.WatchBlocks:output_type -> penstock.v1.WatchBlocksResponse
+	48,  // 140: penstock.v1.ControlService.Apply:output_type -> penstock.v1.ApplyResponse
+	50,  // 141: penstock.v1.ControlService.Plan:output_type -> penstock.v1.PlanResponse
+	53,  // 142: penstock.v1.ControlService.Status:output_type -> penstock.v1.StatusResponse
+	60,  // 143: penstock.v1.ControlService.Nodes:output_type -> penstock.v1.NodesResponse
+	63,  // 144: penstock.v1.ControlService.Logs:output_type -> penstock.v1.LogsResponse
+	65,  // 145: penstock.v1.ControlService.Scale:output_type -> penstock.v1.ScaleResponse
+	67,  // 146: penstock.v1.ControlService.DrainReplica:output_type -> penstock.v1.DrainReplicaResponse
+	69,  // 147: penstock.v1.ControlService.StopDeployment:output_type -> penstock.v1.StopDeploymentResponse
+	71,  // 148: penstock.v1.ControlService.Endpoint:output_type -> penstock.v1.EndpointResponse
+	73,  // 149: penstock.v1.ControlService.CreateKey:output_type -> penstock.v1.CreateKeyResponse
+	75,  // 150: penstock.v1.ControlService.ListKeys:output_type -> penstock.v1.ListKeysResponse
+	77,  // 151: penstock.v1.ControlService.RevokeKey:output_type -> penstock.v1.RevokeKeyResponse
+	79,  // 152: penstock.v1.ControlService.Events:output_type -> penstock.v1.EventsResponse
+	82,  // 153: penstock.v1.ControlService.Why:output_type -> penstock.v1.WhyResponse
+	84,  // 154: penstock.v1.ControlService.History:output_type -> penstock.v1.HistoryResponse
+	87,  // 155: penstock.v1.ControlService.Version:output_type -> penstock.v1.VersionResponse
+	44,  // 156: penstock.v1.ControlService.GatewayToken:output_type -> penstock.v1.GatewayTokenResponse
+	89,  // 157: penstock.v1.ControlService.KV:output_type -> penstock.v1.KVResponse
+	46,  // 158: penstock.v1.ControlService.Shutdown:output_type -> penstock.v1.ShutdownResponse
+	42,  // 159: penstock.v1.EnrollService.Enroll:output_type -> penstock.v1.EnrollResponse
+	133, // [133:160] is the sub-list for method output_type
+	106, // [106:133] is the sub-list for method input_type
+	106, // [106:106] is the sub-list for extension type_name
+	106, // [106:106] is the sub-list for extension extendee
+	0,   // [0:106] is the sub-list for field type_name
 }
 
 func init() { file_v1_penstock_proto_init() }
@@ -8067,14 +8355,15 @@ func file_v1_penstock_proto_init() {
 		(*BlockChange_Move)(nil),
 	}
 	file_v1_penstock_proto_msgTypes[37].OneofWrappers = []any{}
-	file_v1_penstock_proto_msgTypes[85].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[83].OneofWrappers = []any{}
+	file_v1_penstock_proto_msgTypes[88].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_penstock_proto_rawDesc), len(file_v1_penstock_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   90,
+			NumMessages:   93,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

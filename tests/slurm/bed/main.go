@@ -1,6 +1,6 @@
 // Command bed builds a real Slurm cluster on this machine, to work with by hand, and removes it again. As root:
 //
-//	go run ./tests/slurm/bed up [-version 24.11] [-short 2m]
+//	go run ./tests/slurm/bed up [-version 24.11] [-short 2m] [-accounting]
 //	go run ./tests/slurm/bed shell [-user penstock-alice] [-on login] [COMMAND...]
 //	go run ./tests/slurm/bed down [-all]
 //	go run ./tests/slurm/bed record [-version 24.11] slurm/testdata/24.11    # slurmrestd's answers, for the decoders' tests
@@ -50,6 +50,7 @@ func up(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	opts := testbed.Options{Keep: true}
 	flags.StringVar(&opts.Version, "version", "", "Slurm release: 24.11 or 26.05 (default: this machine's own)")
 	flags.DurationVar(&opts.ShortMax, "short", 2*time.Minute, "MaxTime of the partition short")
+	flags.BoolVar(&opts.Accounting, "accounting", false, "with slurmdbd")
 	_ = flags.Parse(args)
 	begin := time.Now()
 	b, err := testbed.Up(ctx, opts)

@@ -32,7 +32,9 @@ const (
 type Options struct {
 	Version  string        // "" = this machine's own Slurm; else "24.11" or "26.05", in a chroot that is made once
 	ShortMax time.Duration // MaxTime of the partition short; 0 = 2 minutes
-	Keep     bool          // the bed outlives this process; else the kernel ends it with it
+	// Accounting: with slurmdbd, where all users have the account Account. This machine's own Slurm only; some seconds more.
+	Accounting bool
+	Keep       bool // the bed outlives this process; else the kernel ends it with it
 }
 
 // Bed is one cluster. Its methods may be called from several goroutines, except those on one and the same machine.

@@ -28,7 +28,7 @@ func (b *Bed) gresConf() string {
 // slurmConfText serves every release. Its short times make failures and requeues quick: Slurm's defaults are ten times as
 // long (SlurmdTimeout 300 s, KillWait 30 s, cred_expire 120 s).
 func (b *Bed) slurmConfText() string {
-	text := strings.ReplaceAll(slurmConfBase, "$BED", b.Dir)
+	text := strings.ReplaceAll(slurmConfBase, "$BED", b.Dir) + b.accountingConf()
 	return text + fmt.Sprintf(`NodeName=node[1-%[1]d] NodeAddr=10.77.0.[11-%[2]d] CPUs=32 Boards=1 SocketsPerBoard=2 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=256000 Gres=gpu:h100:%[3]d Feature=h100,ib State=UNKNOWN
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=1-00:00:00 DefaultTime=00:10:00 State=UP PriorityTier=10 PreemptMode=OFF
 PartitionName=preempt Nodes=ALL MaxTime=INFINITE DefaultTime=00:10:00 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
@@ -81,7 +81,6 @@ OverTimeLimit=0
 MaxArraySize=1001
 GresTypes=gpu
 SlurmdParameters=config_overrides
-AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$BED/log/jobcomp.txt
 `

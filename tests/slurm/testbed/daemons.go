@@ -19,6 +19,11 @@ func (b *Bed) startSlurm(ctx context.Context) error {
 		"--num-threads=4"); err != nil {
 		return err
 	}
+	if b.opts.Accounting {
+		if err := b.startAccounting(ctx); err != nil {
+			return err
+		}
+	}
 	if err := b.StartSlurmctld(ctx); err != nil {
 		return err
 	}
