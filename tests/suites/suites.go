@@ -42,7 +42,7 @@ var quickSuites = []suite{
 	{Name: "attack", About: "a second user on the same machine", Packages: []string{"./tests/attack"}, Timeout: 5 * time.Minute},
 	{Name: "nomad", About: "the fake Nomad, and a real one where NOMAD_ADDR or NOMAD_BIN names it", Packages: nomad, Args: []string{"-parallel=6"}, Timeout: 15 * time.Minute},
 	{Name: "slurmbed", About: "the bed of namespaces for a real Slurm", Packages: []string{"./tests/slurm/testbed"}, Timeout: 5 * time.Minute},
-	{Name: "slurm", About: "a real Slurm: conformance and three faults", Packages: slurm, Args: threeFaults, Timeout: 8 * time.Minute},
+	{Name: "slurm", About: "a real Slurm: conformance by commands and slurmrestd, three faults", Packages: slurm, Args: threeFaults, Timeout: 12 * time.Minute},
 }
 
 var slowSuites = []suite{
