@@ -330,7 +330,9 @@ func TestWrongCapacity(t *testing.T) {
 	t.Parallel()
 	w := inform(t, 2, sim.EventsAsMaps)
 	for _, kv := range []*apiv1.KVState{
-		{}, {CapacityTokens: new(uint64(1<<63 - 1)), BlockTokens: new(uint32(0))}, {CapacityTokens: new(uint64(1)), BlockTokens: new(uint32(1 << 31)), Usage: new(-7.0)},
+		{},
+		{CapacityTokens: new(uint64(1<<63 - 1)), BlockTokens: new(uint32(0))},
+		{CapacityTokens: new(uint64(1)), BlockTokens: new(uint32(1 << 31)), Usage: new(-7.0)},
 		{CapacityTokens: new(uint64(17)), BlockTokens: new(uint32(3)), Usage: new(99.0)},
 	} {
 		for i := range w.engines {

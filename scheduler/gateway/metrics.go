@@ -60,8 +60,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			[]string{"model"}),
 		ratio: prometheus.NewHistogramVec(histogram("first_token_ratio", "Time from a stream's sending to its first token, over what was expected.",
 			[]float64{.1, .25, .5, .7, .9, 1.1, 1.4, 2, 4, 10}), []string{"deployment", "role"}),
-		miss: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "penstock", Subsystem: "gateway", Name: "prediction_miss_factor",
-			Help: "By what factor expected times to the first token miss on average; 1 = never."}, []string{"deployment", "role"}),
+		miss: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "penstock", Subsystem: "gateway", Name: "prediction_miss_factor",
+			Help: "By what factor expected times to the first token miss on average; 1 = never.",
+		}, []string{"deployment", "role"}),
 		halves: prometheus.NewCounterVec(counter("disaggregated_total", "Prompts of disaggregated deployments, by who read them: pair, decode."), []string{"by"}),
 	}
 	if reg == nil {
