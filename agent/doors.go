@@ -52,7 +52,7 @@ func (r *run) openDoor(n int, weights string) (*door, error) {
 	}
 	o := &door{kind: kind, gate: &gate{Store: r.kv.Store()}}
 	if weights != "" { // without, the door stays shut: the engine finds nothing, and runs
-		o.space = kvstore.NewSpace(r.layout(weights), "")
+		o.space = kvstore.NewSpace(r.layout(weights), r.tenant())
 	}
 	open := o.openRESP
 	if kind == spec.S3Door {
@@ -110,14 +110,14 @@ func (r *run) openFiles(weights string) (*door, error) {
 		return nil, errors.New("kv.connector: files: the weights have no fingerprint, and their KV must not meet that of others")
 	}
 	layout := r.layout(weights)
-	o := &door{kind: spec.FileDoor, space: kvstore.NewSpace(layout, "")}
+	o := &door{kind: spec.FileDoor, space: kvstore.NewSpace(layout, r.tenant())}
 	options := folder.Options{
 		Dir: filepath.Join(d.KV.Disk.Path, d.Name+"-"+string(r.adm.role)+"-files"), Sub: hex.EncodeToString(o.space[:8]),
 		Budget: int64(d.KV.Disk.Size), Space: o.space, Counts: r.agent.metrics.doors.Door("files"), Log: r.log,
 	}
 	if r.kv != nil {
 		options.Store, options.Alloc = r.kv.Store(), r.kv.Alloc()
-		r.kv.Describe(o.space, layout, "")
+		r.kv.Describe(o.space, layout, r.tenant())
 	}
 	f, err := folder.Open(options)
 	if err != nil {
@@ -131,6 +131,10 @@ func (r *run) openFiles(weights string) (*door, error) {
 	}
 	return o, nil
 }
+
+// tenant is the only one that the deployment serves, whose blocks are then apart from all others'. Where it serves several, the
+// engine's names part them: by its salt, or by the tag that each request is given.
+func (r *run) tenant() string { return r.adm.deployment.Serving.Tenant }
 
 // layout is what an engine's KV means that comes through a door.
 func (r *run) layout(weights string) kvstore.Layout {
@@ -179,7 +183,7 @@ func (r *run) admitKV(ctx context.Context, e *engineRun) error {
 		r.log.Warn().Err(errOtherWeights).Msg("KV tiers are not used until the engine's next start")
 	case e.door.gate != nil:
 		e.door.gate.open()
-		r.kv.Describe(e.door.space, r.layout(e.weights), "")
+		r.kv.Describe(e.door.space, r.layout(e.weights), r.tenant())
 	}
 	return nil
 }

@@ -236,9 +236,5 @@ func connectorAdvice(d jobspecs.Deployment) (notes jobspecs.Errors) {
 	case door == RESPDoor && kind == jobspecs.VLLM:
 		notes = append(notes, problem("kv.connector", "", "lmcache must be installed beside vllm"))
 	}
-	if (door == S3Door || door == FileDoor) && kind == jobspecs.SGLang {
-		notes = append(notes, problem("kv.connector", "give each tenant a deployment of its own where that matters",
-			"sglang's names of stored KV hold no tenant: the time to the first token tells tenants what others have asked"))
-	}
 	return notes
 }
