@@ -39,7 +39,7 @@ func parsePlan(c *cli.Context) (planOptions, error) {
 func planFile(ctx context.Context, inv *invocation, o planOptions) (err error) {
 	req := &apiv1.PlanRequest{Source: o.file}
 	if o.file != "" {
-		if req.Yaml, _, err = inv.readDeployment(o.file); err != nil {
+		if req.Yaml, err = inv.readForCluster(o.file); err != nil {
 			return err
 		}
 	}

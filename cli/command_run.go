@@ -38,7 +38,7 @@ func runWithController(ctx context.Context, inv *invocation, o runOptions) error
 	if o.dryRun && !strings.HasPrefix(o.controller, "https://") {
 		o.controller = "" // nothing is started
 	}
-	text, _, err := inv.readDeployment(o.file) // before anything is started or asked
+	text, err := inv.readForCluster(o.file) // before anything is started or asked
 	if err != nil {
 		return err
 	}

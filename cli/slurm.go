@@ -62,6 +62,22 @@ func (c *controller) openSlurm(ctx context.Context) error {
 	return nil
 }
 
+// readForCluster reads a deployment file and, for Slurm, fills what it leaves open as the user's shell tells sbatch.
+func (inv *invocation) readForCluster(file string) (string, error) {
+	text, d, err := inv.readDeployment(file)
+	if err != nil || d.Cluster != jobspecs.SlurmCluster {
+		return text, err
+	}
+	filled, used, ignored := slurm.Habits(d, inv.Environ)
+	for _, line := range append(used, ignored...) {
+		inv.say("%s", line)
+	}
+	if len(used) == 0 {
+		return text, nil
+	}
+	return string(jobspecs.Encode(filled)), nil
+}
+
 // agentsAddress is where the controller listens for agents: for those of this machine on loopback, for those of other
 // machines on every interface. Only who shows a certificate of ours, or a launch's token, gets beyond the handshake.
 func (c *controller) agentsAddress() string {
