@@ -18,7 +18,8 @@ import (
 func scaleCommand(std IO) *cli.Command {
 	return &cli.Command{
 		Name: "scale", Usage: "change how many replicas roles have", ArgsUsage: "DEPLOYMENT ROLE=N...",
-		Action: controlAction(std, parseScale, runScale),
+		Description: "Holds until the file's own count of the role changes, or the deployment is stopped.",
+		Action:      controlAction(std, parseScale, runScale),
 	}
 }
 
