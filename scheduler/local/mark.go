@@ -26,24 +26,23 @@ type found struct {
 	mark        mark
 }
 
-// doubt is how long find waits for processes that do not show whose they are: others of this user may hang on their way in
-// or out, and are none of a job's.
-const doubt = time.Second
+// Processes that show nothing of whose they are, but only for now, are waited for: the others of this user may hang on their
+// way in or out for long, and are none of a job's.
+const (
+	doubt = time.Second           // by those who cannot look again later
+	blink = 20 * time.Millisecond // by those who can: what becomes a program mostly shows it by then
+)
 
-// find is search for those who cannot look again later: it waits a while for processes that are veiled.
-func find(m mark) (list []found, err error) {
-	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-		list, veiled, err := search(m)
-		if err != nil || !veiled || time.Since(begun) > doubt {
-			return list, err
-		}
-	}
+// find is search for those who cannot look again later.
+func find(m mark) ([]found, error) {
+	list, _, err := search(m, doubt)
+	return list, err
 }
 
 // search lists the living processes of this user that carry the mark, this process itself left out. What does not show its
-// environment (another user's, or one that has overwritten it) is not found. veiled: some show nothing for now, and may
-// carry it. An error means that an empty list would say nothing.
-func search(m mark) (list []found, veiled bool, err error) {
+// environment (another user's, or one that has overwritten it) is not found. veiled: some show nothing still, after the
+// patience, and may carry it. An error means that an empty list would say nothing.
+func search(m mark, patience time.Duration) (list []found, veiled bool, err error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil, false, fmt.Errorf("list processes: %w", err)
@@ -53,18 +52,32 @@ func search(m mark) (list []found, veiled bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("list processes: %w", err)
 	}
+	var pids []int
 	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil || pid == os.Getpid() {
-			continue
+		if pid, err := strconv.Atoi(name); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
 		}
-		got, shows := markOf(pid)
-		veiled = veiled || shows == nothingYet
-		if shows == aMark && m.matches(got) {
+	}
+	list, pids = m.among(pids)
+	for begun := time.Now(); len(pids) > 0 && time.Since(begun) < patience; {
+		time.Sleep(time.Millisecond)
+		more, left := m.among(pids)
+		list, pids = append(list, more...), left
+	}
+	return list, len(pids) > 0, nil
+}
+
+// among finds those that carry the mark, and those that show nothing for now.
+func (m mark) among(pids []int) (list []found, veiled []int) {
+	for _, pid := range pids {
+		switch got, shows := markOf(pid); {
+		case shows == nothingYet:
+			veiled = append(veiled, pid)
+		case shows == aMark && m.matches(got):
 			list = append(list, found{pid: pid, parent: readStat(pid).parent, mark: got})
 		}
 	}
-	return list, veiled, nil
+	return list, veiled
 }
 
 func (m mark) matches(got mark) bool {

@@ -47,9 +47,9 @@ func (c *Cluster) lookAtRank(id jobID, rank int, want inode) rankView {
 	}
 	m := id.mark()
 	m.Rank = rankName(rank)
-	left, veiled, err := search(m)
+	left, veiled, err := search(m, blink)
 	if len(left) == 0 && !veiled && err == nil { // what forks and ends may escape one look
-		left, veiled, err = search(m)
+		left, veiled, err = search(m, blink)
 	}
 	switch {
 	case err != nil:
