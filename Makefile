@@ -8,6 +8,7 @@ VERSION      := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS      := -X github.com/penstock/penstock/cli.version=$(VERSION)
 FUZZTIME     ?= 20s
 BENCH        ?= all
+TRACE        ?= $(wildcard ../shared/traces/mooncake_conversation.jsonl)
 .DEFAULT_GOAL := help
 
 .PHONY: help build demo test test-slow test-slurm test-nomad fmt check race fuzz bench lint generate golden clean needs needs-slow
@@ -55,8 +56,8 @@ race: ## all package tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@tests/fuzz.sh $(FUZZTIME)
 
-bench: build ## figures: BENCH name value unit reference ref_value ratio; BENCH=gateway|plan|agent|controller|route for a part
-	@go run ./tests/bench -penstock bin/penstock -only $(BENCH)
+bench: build ## figures: BENCH name value unit reference ref_value ratio; BENCH=gateway|plan|agent|controller|route for a part; TRACE=FILE for hit ratios
+	@go run ./tests/bench -penstock bin/penstock -only $(BENCH) $(if $(TRACE),-trace $(TRACE))
 
 lint: ## golangci-lint (minutes at first)
 	$(GOLANGCI) run ./...

@@ -3,13 +3,14 @@
 #   gcc         compiles the small stub libnvidia-ml.so of the NVML test
 #   ShellCheck  reads the scripts that `penstock render` prints
 #   nodejs npm  run the openai client against the gateway
+#   fio         is what the disk tier's benchmark is compared with
 #   curl        stands in README's examples
 #   redis-tools redis-cli and redis-benchmark, clients of the KV store's RESP door
 #   slurm...    a real Slurm cluster in namespaces (tests/slurm); debootstrap makes the chroots with other releases of it
 #   with the word slow: mariadb, slurmdbd for a bed with accounting
 set -euo pipefail
 missing=()
-for pair in gcc:gcc shellcheck:shellcheck node:nodejs npm:npm curl:curl slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client \
+for pair in gcc:gcc shellcheck:shellcheck node:nodejs npm:npm curl:curl fio:fio slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client \
   slurmrestd:slurmrestd munged:munge ip:iproute2 nft:nftables debootstrap:debootstrap redis-cli:redis-tools; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/zeebo/blake3"
+	"github.com/zeebo/xxh3"
 
 	"github.com/penstock/penstock/kvstore"
 	"github.com/penstock/penstock/kvstore/keyring"
@@ -36,7 +36,7 @@ type record struct {
 	key    kvstore.Key
 	size   uint32
 	sum    uint32   // CRC-32C
-	digest [16]byte // BLAKE3 of the block, so that a writer may leave alone what is there already; zero in a pack
+	digest [16]byte // XXH3-128 of the block, so that a writer may leave alone what is there already; zero in a pack
 	stored int64    // Unix nanoseconds by the writer's clock
 	at     uint32   // where it begins; only in lines
 }
@@ -45,11 +45,7 @@ func newRecord(k kvstore.Key, b *kvstore.Block) record {
 	return record{key: k, size: uint32(b.Len()), sum: b.Sum()}
 }
 
-func digestOf(data []byte) (d [16]byte) {
-	sum := blake3.Sum256(data)
-	copy(d[:], sum[:])
-	return d
-}
+func digestOf(data []byte) [16]byte { return xxh3.Hash128(data).Bytes() }
 
 // same says whether two records are of the same bytes.
 func (r *record) same(o *record) bool {

@@ -91,6 +91,7 @@ func (o Options) withDefaults() (Options, error) {
 type Store struct {
 	opts          Options
 	bucket        bucket
+	outgoing      outgoings
 	patience      *patience
 	count         counters
 	closed        atomic.Bool

@@ -147,22 +147,46 @@ func (s *Store) readLarge(ctx context.Context, name string, k kvstore.Key) (*kvs
 	if err != nil {
 		return nil, err
 	}
-	data := b.Bytes()
-	if sl.aead != nil {
-		data = make([]byte, len(data)+tagSize)
-	}
-	if _, err = io.ReadFull(body, data); err != nil {
-		err = damaged(err)
-	} else if err = sl.open(b.Bytes(), header, data, headSize); err != nil {
-		err = kvstore.Corrupt(err)
+	if sl.aead == nil {
+		err = readPlain(body, b, r.sum)
 	} else {
-		err = b.SealAs(r.sum)
+		err = readSealed(body, b, sl, header, r.sum)
 	}
 	if err != nil {
 		b.Release()
 		return nil, err
 	}
 	return b, nil
+}
+
+// readPiece is what is read and then summed up while the processor's cache has it.
+const readPiece = 256 << 10
+
+func readPlain(body io.Reader, b *kvstore.Block, want uint32) error {
+	sum := uint32(0)
+	for rest := b.Bytes(); len(rest) > 0; {
+		piece := rest[:min(len(rest), readPiece)]
+		if _, err := io.ReadFull(body, piece); err != nil {
+			return damaged(err)
+		}
+		sum, rest = kvstore.ExtendChecksum(sum, piece), rest[len(piece):]
+	}
+	if sum != want {
+		return kvstore.Corrupt(fmt.Errorf("%d bytes have checksum %08x, not %08x", b.Len(), sum, want))
+	}
+	b.SealUnchecked(sum)
+	return nil
+}
+
+func readSealed(body io.Reader, b *kvstore.Block, sl seal, header []byte, want uint32) error {
+	data := make([]byte, b.Len()+tagSize)
+	if _, err := io.ReadFull(body, data); err != nil {
+		return damaged(err)
+	}
+	if err := sl.open(b.Bytes(), header, data, headSize); err != nil {
+		return kvstore.Corrupt(err)
+	}
+	return b.SealAs(want)
 }
 
 // damaged says what it means that an object is shorter than it should be.

@@ -73,19 +73,21 @@ func (s *Store) putLarge(ctx context.Context, r record, data []byte) error {
 	s.mu.Lock()
 	r.stored = s.now()
 	s.mu.Unlock()
-	b, sl, err := appendHead(make([]byte, 0, overhead+len(data)+2*tagSize), s.opts.Keys)
+	o := s.outgoing.get(overhead + len(data) + 2*tagSize)
+	defer s.outgoing.put(o)
+	b, sl, err := appendHead(o.bytes[:0], s.opts.Keys)
 	if err != nil {
 		return err
 	}
 	b = sl.appendRecord(b, &r, data)
 	name := blockName(r.key)
-	err = s.putObject(ctx, name, b, true)
+	err = s.sendObject(ctx, name, b, true, o)
 	if errors.Is(err, errExists) {
 		if there, err := s.header(ctx, name); err == nil && there.same(&r) {
 			s.count.same.Add(1)
 			return s.unpack(ctx, r.key)
 		}
-		err = s.putObject(ctx, name, b, false)
+		err = s.sendObject(ctx, name, b, false, o)
 	}
 	if err != nil {
 		return err
@@ -102,10 +104,20 @@ func (s *Store) putLarge(ctx context.Context, r record, data []byte) error {
 
 // putObject sends an object. Where one of the name is there, that may be from an earlier try whose answer was lost.
 func (s *Store) putObject(ctx context.Context, name string, b []byte, ifAbsent bool) error {
+	return s.sendObject(ctx, name, b, ifAbsent, &outgoing{})
+}
+
+// sendObject is putObject of bytes that are in o. Requests that nobody waits for any more go on with them.
+func (s *Store) sendObject(ctx context.Context, name string, b []byte, ifAbsent bool, o *outgoing) error {
 	if s.unconditional.Load() {
 		ifAbsent = false
 	}
 	_, err := ask(ctx, s.patience, s.patience.writes, len(b), false, func(ctx context.Context) (struct{}, error) {
+		o.users.Add(1)
+		defer o.users.Add(-1)
+		if ctx.Err() != nil { // nobody waits any more: the bytes may be another object's by now
+			return struct{}{}, ctx.Err()
+		}
 		err := s.bucket.Put(ctx, name, b, ifAbsent)
 		if errors.Is(err, errNoConditions) {
 			s.unconditional.Store(true)
