@@ -56,6 +56,9 @@ func complete(t *testing.T, a *agentUnderTest, tenant string) (got told) {
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := json.Unmarshal(text, &got); err != nil || resp.StatusCode != 200 || len(got.Choices) != 1 {
 		t.Fatalf("%s: %s (%v)", resp.Status, text, err)
 	}

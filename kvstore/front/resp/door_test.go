@@ -435,7 +435,7 @@ func TestTrickle(t *testing.T) {
 			if _, err := io.WriteString(c, head); err != nil {
 				t.Fatal(err)
 			}
-			for range 400 { // of 3,000: two seconds at least
+			for range 2900 { // of 3,000: a quarter of a minute at least
 				if _, err := c.Write([]byte("1")); err != nil {
 					return // cut off
 				}
