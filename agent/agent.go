@@ -63,6 +63,11 @@ type Options struct {
 	// Environ is what the engine's environment is chosen from, entry by entry.
 	Environ []string
 
+	// SignalStep sends a signal to the tasks of a step of the job, JOB.STEP, where Slurm has started the engine; nil = nobody can.
+	SignalStep func(ctx context.Context, step, signal string) error
+	// StepNode is Slurm's name of this node, where such steps run.
+	StepNode string
+
 	Sampler    gpu.Sampler // nil: none, and SamplerErr says why
 	SamplerErr error
 

@@ -69,6 +69,7 @@ func (r *run) finish(ctx context.Context, e *engineRun, asked bool, v *verdict) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, grace+unkillable)
 	defer cancel()
+	r.endStep(ctx, e, grace)
 	if err := e.proc.Stop(ctx, grace); err != nil {
 		r.log.Error().Err(err).Msg("engine not ended")
 	}

@@ -37,6 +37,7 @@ type engineRun struct {
 	usage     func() process.Usage // of its whole tree, as far as it can be told; set where it has a process
 	tail      *process.Tail
 	reader    *engine.Reader  // nil where this rank answers no HTTP
+	step      bool            // Slurm has started it: proc is an srun
 	weights   string          // fingerprint of what it loads; empty = not known, or no use for it
 	slots     *slots.Slots    // nil = its KV has no tiers, or reaches them by itself
 	door      *door           // by which it reaches them; nil = by none
@@ -97,6 +98,7 @@ func (r *run) startEngine(n int, m meeting, weights string, o *door) (*engineRun
 	if err != nil {
 		return nil, err
 	}
+	e.step = startedBySlurm(cmd)
 	out := io.MultiWriter(r.output, e.tail)
 	e.proc, err = process.Start(process.Spec{
 		Argv: withSetup(cmd), Env: r.environment(cmd, key, m), Dir: r.dir, Stdout: out, Stderr: out,
@@ -122,7 +124,7 @@ func (r *run) start(n int, m meeting, o *door) (spec.Start, error) {
 	s := spec.Start{
 		Deployment: r.adm.deployment, Role: r.adm.role, Rank: r.opts.Rank, Nodes: r.opts.Nodes,
 		HeadHost: m.host, HeadPort: m.port, TransferHost: r.opts.AdvertiseHost,
-		Dir: r.dir, GPUs: r.adm.gpus, Self: r.opts.Self,
+		Dir: r.dir, GPUs: r.adm.gpus, Self: r.opts.Self, StepNode: r.opts.StepNode,
 	}
 	if o != nil {
 		s.KV = o.access

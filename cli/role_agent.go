@@ -24,6 +24,7 @@ import (
 	"github.com/penstock/penstock/scheduler/cluster"
 	"github.com/penstock/penstock/scheduler/identity"
 	"github.com/penstock/penstock/scheduler/local"
+	"github.com/penstock/penstock/slurm"
 )
 
 func agentCommand(std IO) *cli.Command {
@@ -111,6 +112,12 @@ func runAgent(_ context.Context, inv *invocation, o agentOptions) (err error) {
 		return err
 	}
 	defer done()
+	if o.cluster == string(jobspecs.SlurmCluster) {
+		options.SignalStep = func(ctx context.Context, step, signal string) error {
+			return slurm.SignalStep(ctx, inv.Environ, step, signal)
+		}
+		options.StepNode = o.node
+	}
 	a, err := agent.New(options)
 	if err != nil {
 		return err

@@ -111,7 +111,8 @@ func (p *Process) contains(pid int) (bool, error) {
 			return true, nil
 		}
 	}
-	return false, nil
+	// What another program has started for the tree, such as Slurm the tasks of a step, has inherited its environment.
+	return owned(pid) && p.carriedBy(pid), nil
 }
 
 func (p *Process) ownsTCP(address string) error {

@@ -33,6 +33,9 @@ func (s Start) contain(c Command, step words) (Command, error) {
 			return Command{}, fmt.Errorf("engine.container.runtime: pyxis is a part of Slurm and can't run under cluster %s", s.Deployment.Cluster)
 		}
 		wrapper = s.pyxis(box, names, step)
+		if ids, ok := visible(s.GPUs); ok && s.usesGPUs() && len(step) == 0 { // Slurm shows a step all cards that the job has on the node
+			wrapper.add("env", "CUDA_VISIBLE_DEVICES="+ids)
+		}
 		step = nil
 	default:
 		return Command{}, fmt.Errorf("engine.container.runtime: %q is not known", box.Runtime)
@@ -172,10 +175,24 @@ func (s Start) nvidiaDevices() string {
 	return "void"
 }
 
+// step is the srun of one rank: on its node, with the environment and all cards of the agent's job, whatever the job's own
+// options were.
+func (s Start) step() words {
+	where := "--relative=" + strconv.Itoa(s.Rank)
+	if s.StepNode != "" {
+		where = "--nodelist=" + s.StepNode
+	}
+	step := words{"srun", "--overlap", "--nodes=1", "--ntasks=1", where}
+	if cpus := s.role().CPUs; cpus > 0 {
+		step.add("--cpus-per-task=" + strconv.Itoa(cpus))
+	}
+	return append(step, "--export=ALL", "--gpu-bind=none", "--kill-on-bad-exit=1")
+}
+
 // pyxis is srun with a container: as a step of the agent's own job, on this rank's node, unless the engine brings a step.
 func (s Start) pyxis(box jobspecs.Container, names []string, step words) words {
 	if len(step) == 0 {
-		step = words{"srun", "--overlap", "--nodes=1", "--ntasks=1", "--relative=" + strconv.Itoa(s.Rank)}
+		step = s.step()
 	}
 	var mounts []string
 	for _, b := range s.binds() {

@@ -83,6 +83,9 @@ type Start struct {
 	Dir string
 	// GPUs are the UUIDs this rank may use; empty = whatever the environment already says.
 	GPUs []string
+	// StepNode is Slurm's name of this rank's node, for engines that Slurm starts as a step there; empty = the job's node of
+	// that rank.
+	StepNode string
 	// Self is the path of the penstock binary, for the simulated engine.
 	Self string
 }

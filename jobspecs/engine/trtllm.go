@@ -76,7 +76,7 @@ func (trtllm) ownName(m jobspecs.Model) string {
 func (trtllm) world(s Start, line words, rest Command) (Command, error) {
 	perNode := s.role().GPUs.Count
 	return s.finish(append(words{"trtllm-llmapi-launch"}, line...), nil, rest,
-		"srun", "--overlap", "--mpi=pmix", "--kill-on-bad-exit=1", "--nodes="+strconv.Itoa(s.Nodes),
+		"srun", "--overlap", "--mpi=pmix", "--export=ALL", "--gpu-bind=none", "--kill-on-bad-exit=1", "--nodes="+strconv.Itoa(s.Nodes),
 		"--ntasks="+strconv.Itoa(s.Nodes*perNode), "--ntasks-per-node="+strconv.Itoa(perNode))
 }
 
