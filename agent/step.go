@@ -21,8 +21,11 @@ func startedBySlurm(c spec.Command) bool {
 
 // endStep asks the engine's step to end and waits until it has, for at most the grace; what is left then is the caller's to kill.
 func (r *run) endStep(ctx context.Context, e *engineRun, grace time.Duration) {
+	if !e.step || closed(e.ended()) {
+		return
+	}
 	step := r.stepOf(e)
-	if step == "" || closed(e.ended()) {
+	if step == "" {
 		return
 	}
 	r.log.Info().Str("step", step).Dur("grace", grace).Msg("engine's step asked to end")
@@ -45,12 +48,15 @@ func (r *run) endStep(ctx context.Context, e *engineRun, grace time.Duration) {
 
 // stepOf is the number of the engine's step, JOB.STEP; empty = it has none, or none that can be told.
 func (r *run) stepOf(e *engineRun) string {
-	if !e.step || r.opts.SignalStep == nil {
+	if r.opts.SignalStep == nil {
 		return ""
 	}
 	jobs, err1 := e.proc.Values("SLURM_JOB_ID")
 	steps, err2 := e.proc.Values("SLURM_STEP_ID")
 	steps = slices.DeleteFunc(steps, func(s string) bool { return s == r.variable("SLURM_STEP_ID") }) // of the agent itself, which srun inherits
+	if err1 == nil && err2 == nil && len(steps) == 0 {
+		return "" // its tasks have ended
+	}
 	if err1 != nil || err2 != nil || len(jobs) != 1 || len(steps) != 1 {
 		r.log.Warn().Strs("jobs", jobs).Strs("steps", steps).Msg("engine's step not found")
 		return ""
