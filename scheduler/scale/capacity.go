@@ -11,7 +11,12 @@ type Load struct {
 	Prompt float64 // tokens, on average
 	Cached float64 // of those, that need not be computed
 	Output float64 // tokens
+	// Burst is how much more unevenly requests come than by chance: the variance of their number in a short time over its mean. Below 1 it
+	// counts as 1, which is chance (Poisson).
+	Burst float64
 }
+
+func (l Load) burst() float64 { return max(1, l.Burst) }
 
 // Each is the load of one of n replicas that share it.
 func (l Load) Each(n int) Load {
@@ -73,13 +78,13 @@ func (m *Model) At(l Load, w Work, s SLO) (e Estimate, ok bool) {
 		if step, ok = m.steady(l, 1-e.Busy, &e); !ok {
 			return e, false
 		}
-		crowd := math.Min(e.Running+deviations(s.share())*math.Sqrt(e.Running), float64(m.MaxSeqs))
+		crowd := math.Min(e.Running+deviations(s.share())*math.Sqrt(e.Running*l.burst()), float64(m.MaxSeqs))
 		e.ITL = milliseconds(m.decode(crowd, min(1, crowd*(l.Prompt+l.Output/2)/float64(m.KVTokens))) / (1 - e.Busy))
 	}
 	own := prompt + step*(1-e.Busy) // the step in which it is read makes others' tokens too
 	wait := 0.0
 	if e.Busy > 0 {
-		wait = max(0, own/(1-e.Busy)*math.Log(e.Busy/(1-s.share())))
+		wait = max(0, own/(1-e.Busy)*math.Log(e.Busy/(1-s.share()))) * (1 + l.burst()) / 2
 	}
 	e.TTFT = milliseconds(own + wait)
 	return e, true

@@ -12,9 +12,11 @@ type Seen struct {
 	Wanted int // replicas that are wanted now
 	// Known says that the load is: gateways have told of it lately. What is not known changes nothing.
 	Known bool
-	Ahead Load          // when a replica that is asked for now would serve: a high quantile of the rate
-	Lead  time.Duration // until it would serve: queue and start-up, as they have been of late
-	Work  Work
+	Ahead Load // when a replica that is asked for now would serve: a high quantile of the rate
+	// Backlog is how many requests wait now. They have to be worked off beside what comes.
+	Backlog int
+	Lead    time.Duration // until it would serve: queue and start-up, as they have been of late
+	Work    Work
 }
 
 // Limits of a role's replicas.
@@ -58,6 +60,9 @@ const (
 	coolDownLeads = 2
 )
 
+// workOff is in how long a backlog should be gone, or in a lead where that is longer: what is asked for comes no sooner.
+const workOff = time.Minute
+
 // Decide says how many replicas a role should have. It asks at once for what will be needed by the time that it can be there, and gives back
 // what was not needed for the whole of the cool-down. Limits hold whatever the load.
 func Decide(mem Memory, in Seen, m *Model, s SLO, l Limits) (Memory, Decision) {
@@ -66,6 +71,7 @@ func Decide(mem Memory, in Seen, m *Model, s SLO, l Limits) (Memory, Decision) {
 	if !in.Known {
 		return mem, Decision{Replicas: within(in.Wanted), Needed: in.Wanted, Kept: true, Reason: "the load is unknown: as before"}
 	}
+	in.Ahead.Rate += float64(in.Backlog) / max(in.Lead, workOff).Seconds()
 	needed, kept := m.Needed(in.Ahead, in.Work, s, math.MaxInt32)
 	if !kept {
 		return mem, Decision{

@@ -74,8 +74,28 @@ func (h History) Ahead(lead, period time.Duration, share float64) (l Load, f For
 		rates[i], rates[j] = rates[j], rates[i]
 	}
 	f = Foretell(Series{time.Duration(window) * h.Step, rates}, lead, period, share)
-	return Load{Rate: f.High, Prompt: h.prompt, Cached: h.cached, Output: max(1, h.output)}, f, true
+	return Load{Rate: f.High, Prompt: h.prompt, Cached: h.cached, Output: max(1, h.output), Burst: h.burst()}, f, true
 }
+
+// burst is the variance of the last steps' counts around those of their neighbours, over their mean.
+func (h History) burst() float64 {
+	c := h.counts[max(0, len(h.counts)-burstSteps):]
+	if len(c) < 3 {
+		return 1
+	}
+	sum, squares := 0.0, 0.0
+	for i := 1; i+1 < len(c); i++ {
+		d := c[i] - (c[i-1]+c[i]+c[i+1])/3
+		squares += d * d * 3 / 2 // three values lose one degree of freedom
+		sum += c[i]
+	}
+	if sum == 0 {
+		return 1
+	}
+	return squares / sum
+}
+
+const burstSteps = 120
 
 // rateWindow is how long requests are counted for one rate.
 const rateWindow = time.Minute
