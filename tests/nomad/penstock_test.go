@@ -156,10 +156,10 @@ func (p *ps) finish(what string) string {
 	}
 	p.must("stop", "--all", "--wait", "--timeout", "90s")
 	p.until("nothing of it runs", func() bool { return len(withVariable("NOMAD_JOB_ID", render.NomadJobID(p.name))) == 0 })
-	j, _, err := p.c.Jobs().Info(render.NomadJobID(p.name), nil)
-	if err == nil && *j.Status != "dead" {
-		p.Errorf("the job is %s after `penstock stop`", *j.Status)
-	}
+	p.until("its job is dead", func() bool {
+		j, _, err := p.c.Jobs().Info(render.NomadJobID(p.name), nil)
+		return err != nil || *j.Status == "dead"
+	})
 	p.must("serve", "--stop")
 	return what
 }
