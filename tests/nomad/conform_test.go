@@ -48,7 +48,6 @@ type suite struct {
 
 func conformed(t *testing.T, live *liveNomad) clustertest.Harness {
 	t.Helper()
-	live.bed.Options.GPUs = 0
 	s := suite{live, random(16)}
 	return clustertest.Harness{
 		Cluster: s.open(t), Patience: 2 * time.Minute,
