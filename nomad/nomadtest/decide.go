@@ -26,8 +26,7 @@ type slot struct {
 
 type stopping struct {
 	*alloc
-	why    string
-	status string // client status to set at once; empty = the client reports it
+	why string
 }
 
 // decide compares what is there of a group with what a version of the job wants. It changes nothing.

@@ -149,7 +149,7 @@ func disconnects(g *api.TaskGroup) *time.Duration {
 	if g.Disconnect != nil && g.Disconnect.LostAfter != nil {
 		return g.Disconnect.LostAfter
 	}
-	return g.MaxClientDisconnect
+	return g.MaxClientDisconnect //nolint:staticcheck // the only way before 1.8
 }
 
 func (s *Server) disconnect(a *alloc, limit time.Duration) {
