@@ -263,6 +263,7 @@ func (s NomadSite) disconnect(g *api.TaskGroup, longest time.Duration) {
 		return
 	}
 	if !s.Disconnect {
+		//lint:ignore SA1019 servers and clients before 1.8 know this one only
 		g.MaxClientDisconnect = &longest
 		return
 	}

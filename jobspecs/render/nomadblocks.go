@@ -45,6 +45,7 @@ func constraintBlocks(b body, list []*api.Constraint) {
 func groupBlock(b body, g *api.TaskGroup) {
 	b.set("count", g.Count)
 	b.set("shutdown_delay", g.ShutdownDelay)
+	//lint:ignore SA1019 servers and clients before 1.8 know this one only
 	b.set("max_client_disconnect", g.MaxClientDisconnect)
 	b.table("meta", g.Meta)
 	constraintBlocks(b, g.Constraints)
