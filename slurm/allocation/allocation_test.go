@@ -224,13 +224,12 @@ func (w *world) submission(t *testing.T, b clustertest.Behaviour) cluster.Submis
 
 // agent is a task's process: a goroutine.
 type agent struct {
-	stubborn bool
-	asked    chan struct{}
-	killed   chan struct{}
-	once     sync.Once
-	kill     sync.Once
-	done     chan struct{}
-	exit     cluster.Exit
+	asked  chan struct{}
+	killed chan struct{}
+	once   sync.Once
+	kill   sync.Once
+	done   chan struct{}
+	exit   cluster.Exit
 }
 
 func (w *world) agent(o Order) (Tree, error) {
