@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	apiv1 "github.com/penstock/penstock/scheduler/api/v1"
@@ -65,7 +66,10 @@ func TestBashCompletes(t *testing.T) {
 	// The program is a stand-in that prints what it is asked, so that the script alone is tested.
 	fake := "#!/bin/sh\nprintf '%s\\n' run status --json --wide 'odd name' \"asked:$(printf '%s,' \"$@\")\"\n"
 	for name, text := range map[string]string{"penstock": fake, "script": script} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+		syscall.ForkLock.RLock() // a child forked meanwhile would hold the program open for writing: "text file busy"
+		err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700)
+		syscall.ForkLock.RUnlock()
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

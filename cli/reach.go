@@ -61,14 +61,13 @@ func (c *controller) wantedRun(id identity.ID) error {
 	return nil
 }
 
-// listenForAgents opens a gateway's port for agents that it cannot dial. Where the controller is on loopback, so are its agents.
+// listenForAgents opens a gateway's port for agents that it cannot dial; nil = none. Where the controller is on loopback, so are its
+// agents, and a gateway beside it can dial them.
 func (inv *invocation) listenForAgents(controller, host string) (l net.Listener, addresses []string, err error) {
 	at := inv.set.get("gateway.agents")
 	switch local := isLoopback(controller); {
-	case at == "off":
+	case at == "off", at == "auto" && local:
 		return nil, nil, nil
-	case at == "auto" && local:
-		at = "127.0.0.1:0"
 	case at == "auto":
 		at = ":0"
 	}

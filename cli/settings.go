@@ -48,7 +48,7 @@ var settings = []setting{
 	{Key: "slurm.controllerSbatch", Flag: "controller-sbatch", Usage: "options of sbatch for a controller in a job, such as \"--partition=cpu --time=7-0\"", Default: fixed("")},
 	{Key: "slurm.use", Flag: "slurm", Usage: "auto (where this host belongs to a cluster), on, off, or slurmrestd at rest:unix:PATH or rest:https://HOST:PORT", Default: fixed("auto")},
 	{Key: "slurm.tokenFile", Flag: "slurm-token-file", Usage: "a 0600 file with the JSON web token for slurmrestd", Default: fixed("")},
-	{Key: "gateway.agents", Flag: "agents-listen", Usage: "host:port for agents that a gateway cannot dial (mTLS); auto, or off", Default: fixed("auto")},
+	{Key: "gateway.agents", Flag: "agents-listen", Usage: "host:port for agents that a gateway cannot dial (mTLS); off, or auto: every interface unless the controller is on loopback", Default: fixed("auto")},
 	{Key: "network.reach", Flag: "reach", Usage: "who dials whom: direct (gateways dial agents), reverse (agents dial gateways), auto (reverse where direct fails)", Default: fixed("auto")},
 	{Key: "nomad.use", Flag: "nomad", Usage: "auto (where NOMAD_ADDR is set), on or off; NOMAD_ADDR and its like say where Nomad is", Default: fixed("auto")},
 	{Key: "nomad.tokenFile", Flag: "nomad-token-file", Usage: "file (0600) with the ACL token for Nomad; default: $NOMAD_TOKEN", Default: fixed("")},

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +74,8 @@ func (f *fake) open() *Cluster {
 
 func (f *fake) write(name, text string) {
 	f.t.Helper()
+	syscall.ForkLock.RLock() // a child forked meanwhile would hold a program open for writing: "text file busy"
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(filepath.Join(f.dir, name), []byte(text), 0o600); err != nil {
 		f.t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -201,6 +202,8 @@ func runs(t *testing.T, d jobspecs.Deployment, role jobspecs.RoleKind, rank int)
 
 func write(t *testing.T, path, text string, mode os.FileMode) {
 	t.Helper()
+	syscall.ForkLock.RLock() // a child forked meanwhile would hold a program open for writing: "text file busy"
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}

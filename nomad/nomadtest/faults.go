@@ -149,7 +149,8 @@ func disconnects(g *api.TaskGroup) *time.Duration {
 	if g.Disconnect != nil && g.Disconnect.LostAfter != nil {
 		return g.Disconnect.LostAfter
 	}
-	return g.MaxClientDisconnect //nolint:staticcheck // the only way before 1.8
+	//lint:ignore SA1019 the only way before 1.8
+	return g.MaxClientDisconnect
 }
 
 func (s *Server) disconnect(a *alloc, limit time.Duration) {

@@ -140,7 +140,10 @@ func TestPeerOfAnotherUser(t *testing.T) {
 	if err := ln.(*net.UnixListener).SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(binary, self, 0o755); err != nil {
+	syscall.ForkLock.RLock() // a child forked meanwhile would hold the program open for writing: "text file busy"
+	err = os.WriteFile(binary, self, 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{dir, binary, path} {

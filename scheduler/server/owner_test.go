@@ -69,7 +69,9 @@ func TestOwnerListenerDropsOthers(t *testing.T) {
 	defer func() { _ = srv.Close(); <-done }()
 	self, err := os.ReadFile(os.Args[0])
 	if err == nil {
+		syscall.ForkLock.RLock() // a child forked meanwhile would hold the program open for writing: "text file busy"
 		err = os.WriteFile(binary, self, 0o700)
+		syscall.ForkLock.RUnlock()
 	}
 	if err != nil {
 		t.Fatal(err)

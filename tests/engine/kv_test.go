@@ -255,7 +255,8 @@ func TestPrefillElsewhere(t *testing.T) {
 	defer cancel()
 	weights := model(ctx, t)
 	b := &kvBench{Installation: installation.ForTest(t), server: llama(ctx, t), disk: filepath.Join(t.TempDir(), "kv"), bucket: filepath.Join(t.TempDir(), "bucket")}
-	b.MustRun(ctx, t, "serve", "--detach")
+	// By cost, a decode replica that has nothing else to do reads its prompts itself once it is known how quick that is.
+	b.MustRun(ctx, t, "serve", "--detach", "--route", "least-loaded")
 	alone := map[int]scored{}
 	client := b.up(ctx, t, "alone", weights, "-t, 1")
 	for n := range 3 {
