@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -206,17 +207,16 @@ func penstockKilled(w *world) string {
 	p := w.penstock()
 	victim := p.serves(2)[0]
 	begin := time.Now()
-	for _, pid := range withVariable("NOMAD_ALLOC_ID", victim.Job) {
+	killed := withVariable("NOMAD_ALLOC_ID", victim.Job)
+	for _, pid := range killed {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // some end with others
 	}
-	w.until("it is not ready", func() bool {
-		for _, r := range p.replicas() {
-			if r.Launch == victim.Launch && r.State == "ready" {
-				return false
-			}
-		}
-		return true
+	// Nomad starts the task again in the same allocation, or another allocation; the first may be too quick to be seen in a status.
+	w.until("it is gone, or runs anew", func() bool {
+		now := withVariable("NOMAD_ALLOC_ID", victim.Job)
+		return !slices.ContainsFunc(killed, func(pid int) bool { return slices.Contains(now, pid) })
 	})
+	p.traffic.Finished(p.ctx, 2*traffic.Streams)
 	p.ready(2)
 	return p.finish(fmt.Sprintf("two ready again after %.0f s", time.Since(begin).Seconds()))
 }
