@@ -56,7 +56,7 @@ race: ## all package tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@tests/fuzz.sh $(FUZZTIME)
 
-bench: build ## figures: BENCH name value unit reference ref_value ratio; BENCH=gateway|plan|agent|controller|route for a part; TRACE=FILE for hit ratios
+bench: build ## figures: BENCH name value unit reference ref_value ratio; BENCH=gateway,route,... for parts; TRACE=FILE of prompts
 	@go run ./tests/bench -penstock bin/penstock -only $(BENCH) $(if $(TRACE),-trace $(TRACE))
 
 lint: ## golangci-lint (minutes at first)
