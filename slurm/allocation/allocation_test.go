@@ -133,7 +133,7 @@ func (n *node) on(t *testing.T) {
 	k, err := NewKeeper(KeeperOptions{Node: cluster.Node{
 		CPUs: 64, Memory: 1 << 40, Name: n.name,
 		GPUs: []cluster.GPU{{ID: n.name + "-gpu0"}, {ID: n.name + "-gpu1"}},
-	}, Start: n.w.agent, Grace: time.Second, Log: zerolog.Nop()})
+	}, Start: n.w.agent, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,6 @@ func (n *node) off() {
 	}
 	n.server.CloseClientConnections()
 	n.server.Close()
-	n.keeper.o.Grace = 0
 	n.stop()
 	<-n.done
 	n.server = nil
