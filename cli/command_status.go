@@ -97,7 +97,7 @@ func roleText(r *apiv1.RoleStatus) string {
 		parts = append(parts, fmt.Sprintf("%d unknown", r.Unknown))
 	}
 	if r.Scaled {
-		parts = append(parts, "count set by `penstock scale`")
+		parts = append(parts, "count set by a scale, not by the file")
 	}
 	return strings.Join(parts, ", ")
 }
