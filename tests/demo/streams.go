@@ -1,9 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -134,22 +139,56 @@ func (f *firstWords) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// killEngine sends SIGKILL to the engine process of one replica.
+// killEngine sends SIGKILL to the engine process of the replica that works on the most streams.
 func (s *stage) killEngine(ctx context.Context) error {
 	st, err := s.Status(ctx)
 	if err != nil {
 		return err
 	}
+	name, victim, most := "", 0, 0
 	for _, r := range st.Deployments[0].Replicas {
-		if r.Name != "mixed/1" {
-			continue
-		}
 		for _, p := range s.Find(r.Launch, "engine", "sim") {
-			fmt.Printf("$ kill -9 %d        # the engine of %s\n", p.PID, r.Name)
-			return syscall.Kill(p.PID, syscall.SIGKILL)
+			if n := streamsOf(ctx, p); n > most {
+				name, victim, most = r.Name, p.PID, n
+			}
 		}
 	}
-	return fmt.Errorf("the engine of mixed/1 was not found")
+	if victim == 0 {
+		return fmt.Errorf("no engine works on a stream")
+	}
+	fmt.Printf("$ kill -9 %d        # the engine of %s, which works on %d of them\n", victim, name, most)
+	return syscall.Kill(victim, syscall.SIGKILL)
+}
+
+// streamsOf asks an engine how many requests it works on; 0 where it does not say.
+func streamsOf(ctx context.Context, p installation.Process) (n int) {
+	at := slices.Index(p.Command, "--uds")
+	if at < 0 || at+1 == len(p.Command) {
+		return 0
+	}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", p.Command[at+1])
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine/metrics", nil)
+	if err != nil {
+		return 0
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "vllm:num_requests_running{") {
+			_, value, _ := strings.Cut(lines.Text(), "} ")
+			running, _ := strconv.ParseFloat(value, 64)
+			return int(running)
+		}
+	}
+	return 0
 }
 
 // findInterrupted looks for a stream that went on elsewhere. Gateways hand records over in batches, so it may take a
