@@ -126,6 +126,9 @@ func (c *fakeController) Renew(ctx context.Context, q *apiv1.RenewRequest) (*api
 	if !ok {
 		return nil, connect.NewError(connect.CodeUnauthenticated, identity.ErrNoIdentity)
 	}
+	if c.refuse != nil {
+		return nil, c.refuse
+	}
 	c.renewals++
 	leaf, err := c.sign(q.GetCsrDer(), id)
 	return &apiv1.RenewResponse{CertificatePem: leaf, CaPem: c.ca.PEM()}, err

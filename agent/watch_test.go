@@ -122,8 +122,8 @@ func TestExpiredCertificateJoinsAgain(t *testing.T) {
 	w := newWorld(t, "")
 	w.controller.ttl = 3 * time.Second
 	a := w.start(nil).reach(started)
-	valid := time.Now().Add(3 * time.Second)
 	w.controller.set(func() { w.controller.refuse = connect.NewError(connect.CodeUnavailable, errors.New("away")) })
+	valid := time.Now().Add(3 * time.Second) // for a certificate that was renewed at the last moment
 	w.controller.hangUp()
 	for time.Now().Before(valid) {
 		if closed(a.done) {
