@@ -73,13 +73,7 @@ func (sim) connector(s Start) *connector {
 	if KVDoor(s.Deployment) == RESPDoor {
 		used = append(used, connector{Name: "LMCacheConnectorV1", Role: "kv_both"})
 	}
-	switch len(used) {
-	case 0:
-		return nil
-	case 1:
-		return &used[0]
-	}
-	return &connector{"MultiConnector", "kv_both", &extraKeys{Connectors: used}}
+	return together(used)
 }
 
 func (sim) owned() map[string]string {

@@ -163,6 +163,11 @@ func (v vllm) connector(s Start, r jobspecs.Role) *connector {
 	if c := v.offload(s, r); c != nil {
 		used = append(used, *c)
 	}
+	return together(used)
+}
+
+// together is one connector for all that are used; nil = none.
+func together(used []connector) *connector {
 	switch len(used) {
 	case 0:
 		return nil

@@ -75,32 +75,16 @@ func (a SlurmAllocation) contents() string {
 
 // options are those of sbatch, Penstock's first and the user's last.
 func (a SlurmAllocation) options() []string {
-	s := a.Deployment.Slurm
-	list := []string{"--job-name=penstock-" + a.Deployment.Name}
-	add := func(name, value string) {
-		if value != "" {
-			list = append(list, "--"+name+"="+value)
-		}
-	}
-	add("partition", s.Partition)
-	add("account", s.Account)
-	add("qos", s.QOS)
-	add("constraint", s.Constraint)
-	add("reservation", s.Reservation)
-	add("time", slurmTime(s.Time.Std()))
+	list := sbatchOptions{"--job-name=penstock-" + a.Deployment.Name}
+	list.addSite(a.Deployment.Slurm)
 	list = append(list, "--nodes="+strconv.Itoa(a.Nodes), "--ntasks-per-node=1")
-	if a.CPUs > 0 {
-		add("cpus-per-task", strconv.Itoa(a.CPUs))
-	}
-	if a.Memory > 0 {
-		add("mem", strconv.FormatUint((a.Memory+1<<20-1)>>20, 10)+"M")
-	}
+	list.addSize(a.CPUs, a.Memory)
 	one := SlurmJob{Deployment: a.Deployment, GPUType: a.GPUType}
 	list = append(list, one.gpus(jobspecs.Role{GPUs: jobspecs.GPURequest{Count: a.GPUs, Type: a.gpuType()}})...)
-	add("signal", fmt.Sprintf("B:%s@%d", WarnSignal, warnSeconds(a.Deployment.Serving.DrainTimeout.Std())))
+	list.addWarning(a.Deployment)
 	// One lost node does not end the others; a job that is put back into the queue goes on with the same state.
 	list = append(list, "--no-kill", "--requeue", "--export=NONE", "--open-mode=append")
-	return append(list, s.Sbatch...)
+	return append(list, a.Deployment.Slurm.Sbatch...)
 }
 
 // gpuType is the type that the roles ask for.

@@ -93,39 +93,58 @@ func directiveQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
+// sbatchOptions are options of sbatch.
+type sbatchOptions []string
+
+// add appends an option that has a value.
+func (o *sbatchOptions) add(name, value string) {
+	if value != "" {
+		*o = append(*o, "--"+name+"="+value)
+	}
+}
+
+// addSite appends what the file's slurm section asks for.
+func (o *sbatchOptions) addSite(s jobspecs.Slurm) {
+	o.add("partition", s.Partition)
+	o.add("account", s.Account)
+	o.add("qos", s.QOS)
+	o.add("constraint", s.Constraint)
+	o.add("reservation", s.Reservation)
+	o.add("time", slurmTime(s.Time.Std()))
+}
+
+// addSize appends what each node's task needs beside GPUs; 0 = the site's default.
+func (o *sbatchOptions) addSize(cpus int, memory uint64) {
+	if cpus > 0 {
+		o.add("cpus-per-task", strconv.Itoa(cpus))
+	}
+	if memory > 0 {
+		o.add("mem", strconv.FormatUint((memory+1<<20-1)>>20, 10)+"M")
+	}
+}
+
+// addWarning appends when the batch shell is told of the job's end.
+func (o *sbatchOptions) addWarning(d jobspecs.Deployment) {
+	o.add("signal", fmt.Sprintf("B:%s@%d", WarnSignal, warnSeconds(d.Serving.DrainTimeout.Std())))
+}
+
 // options are those of sbatch, Penstock's first and the user's last.
 func (j SlurmJob) options(r jobspecs.Role) []string {
-	s := j.Deployment.Slurm
-	list := []string{"--job-name=" + j.Launch}
-	add := func(name, value string) {
-		if value != "" {
-			list = append(list, "--"+name+"="+value)
-		}
-	}
-	comment, exclude, rest := j.own(s.Sbatch)
-	add("comment", strings.TrimSpace(j.Mark+" "+comment))
-	add("partition", s.Partition)
-	add("account", s.Account)
-	add("qos", s.QOS)
-	add("constraint", s.Constraint)
-	add("reservation", s.Reservation)
-	add("time", slurmTime(s.Time.Std()))
+	list := sbatchOptions{"--job-name=" + j.Launch}
+	comment, exclude, rest := j.own(j.Deployment.Slurm.Sbatch)
+	list.add("comment", strings.TrimSpace(j.Mark+" "+comment))
+	list.addSite(j.Deployment.Slurm)
 	list = append(list, "--nodes="+strconv.Itoa(r.Nodes), "--ntasks="+strconv.Itoa(r.Nodes), "--ntasks-per-node=1")
-	if r.CPUs > 0 {
-		add("cpus-per-task", strconv.Itoa(r.CPUs))
-	}
-	if r.Memory > 0 {
-		add("mem", strconv.FormatUint((uint64(r.Memory)+1<<20-1)>>20, 10)+"M")
-	}
+	list.addSize(r.CPUs, uint64(r.Memory))
 	list = append(list, j.gpus(r)...)
-	add("exclude", strings.Join(exclude, ","))
+	list.add("exclude", strings.Join(exclude, ","))
 	if j.After != "" {
-		add("dependency", "afterany:"+j.After)
+		list.add("dependency", "afterany:"+j.After)
 	}
-	add("signal", fmt.Sprintf("B:%s@%d", WarnSignal, warnSeconds(j.Deployment.Serving.DrainTimeout.Std())))
+	list.addWarning(j.Deployment)
 	list = append(list, "--no-requeue", "--export=NONE", "--open-mode=append")
-	add("chdir", j.LogDir)
-	add("output", pattern(j.LogDir)+"/agent-0.log")
+	list.add("chdir", j.LogDir)
+	list.add("output", pattern(j.LogDir)+"/agent-0.log")
 	return append(list, rest...)
 }
 
