@@ -11,6 +11,7 @@
 package folder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,18 +96,10 @@ type Stats struct {
 
 // Open takes a folder over, and makes it where it is not there. It starts nothing.
 func Open(o Options) (*Folder, error) {
-	if o.Every == 0 {
-		o.Every = defaultEvery
-	}
-	if o.Settle == 0 {
-		o.Settle = defaultSettle
-	}
-	if o.Scrub == 0 {
-		o.Scrub = defaultScrub
-	}
-	if o.MaxFile == 0 {
-		o.MaxFile = defaultMaxFile
-	}
+	o.Every = cmp.Or(o.Every, defaultEvery)
+	o.Settle = cmp.Or(o.Settle, defaultSettle)
+	o.Scrub = cmp.Or(o.Scrub, defaultScrub)
+	o.MaxFile = cmp.Or(o.MaxFile, defaultMaxFile)
 	if !filepath.IsLocal(o.Sub) {
 		return nil, fmt.Errorf("folder %q leads out of %s", o.Sub, o.Dir)
 	}

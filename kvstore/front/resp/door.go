@@ -13,6 +13,7 @@
 package resp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -62,18 +63,10 @@ type Door struct {
 
 // New makes a door. It starts nothing.
 func New(o Options) *Door {
-	if o.MaxConnections == 0 {
-		o.MaxConnections = defaultConnections
-	}
-	if o.MaxValue == 0 {
-		o.MaxValue = defaultMaxValue
-	}
-	if o.Stall == 0 {
-		o.Stall = defaultStall
-	}
-	if o.LoginWithin == 0 {
-		o.LoginWithin = defaultLogin
-	}
+	o.MaxConnections = cmp.Or(o.MaxConnections, defaultConnections)
+	o.MaxValue = cmp.Or(o.MaxValue, defaultMaxValue)
+	o.Stall = cmp.Or(o.Stall, defaultStall)
+	o.LoginWithin = cmp.Or(o.LoginWithin, defaultLogin)
 	if o.Metrics == nil {
 		o.Metrics = front.NewMetrics(nil)
 	}

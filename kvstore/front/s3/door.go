@@ -14,6 +14,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,24 +74,12 @@ type Door struct {
 
 // New makes a door. It starts nothing.
 func New(o Options) *Door {
-	if o.MaxConnections == 0 {
-		o.MaxConnections = defaultConnections
-	}
-	if o.MaxObject == 0 {
-		o.MaxObject = defaultMaxObject
-	}
-	if o.MaxUploading == 0 {
-		o.MaxUploading = defaultUploading
-	}
-	if o.MaxListed == 0 {
-		o.MaxListed = defaultMaxListed
-	}
-	if o.Stall == 0 {
-		o.Stall = defaultStall
-	}
-	if o.Domain == "" {
-		o.Domain = "localhost"
-	}
+	o.MaxConnections = cmp.Or(o.MaxConnections, defaultConnections)
+	o.MaxObject = cmp.Or(o.MaxObject, defaultMaxObject)
+	o.MaxUploading = cmp.Or(o.MaxUploading, defaultUploading)
+	o.MaxListed = cmp.Or(o.MaxListed, defaultMaxListed)
+	o.Stall = cmp.Or(o.Stall, defaultStall)
+	o.Domain = cmp.Or(o.Domain, "localhost")
 	if o.Metrics == nil {
 		o.Metrics = front.NewMetrics(nil)
 	}

@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -48,15 +49,9 @@ type Door struct {
 
 // New makes a door. It starts nothing.
 func New(o Options) *Door {
-	if o.MaxConnections == 0 {
-		o.MaxConnections = defaultConnections
-	}
-	if o.MaxLeased == 0 {
-		o.MaxLeased = defaultLeased
-	}
-	if o.Stall == 0 {
-		o.Stall = defaultStall
-	}
+	o.MaxConnections = cmp.Or(o.MaxConnections, defaultConnections)
+	o.MaxLeased = cmp.Or(o.MaxLeased, defaultLeased)
+	o.Stall = cmp.Or(o.Stall, defaultStall)
 	return &Door{o: o, room: make(chan struct{}, o.MaxConnections)}
 }
 
