@@ -44,7 +44,7 @@ func (r *Replay) Serve(req Request) {
 	r.Asked += int64(len(req.Blocks))
 	usable := true
 	for _, b := range req.Blocks {
-		_, there := r.order.Find(traceID(b))
+		_, there := r.order.Find(TraceID(b))
 		if usable = usable && there; usable {
 			r.Usable++
 		}
@@ -62,13 +62,13 @@ func (r *Replay) Serve(req Request) {
 
 func (r *Replay) store(req Request, i int, b uint64) {
 	u := r.use(req, b)
-	if n, there := r.order.Find(traceID(b)); there {
+	if n, there := r.order.Find(TraceID(b)); there {
 		r.order.Touch(n, u)
 		return
 	}
 	e := Entry{Tag: b, Weight: 1, Depth: uint32(i), Chained: true}
 	if i > 0 {
-		e.Parent = traceID(req.Blocks[i-1])
+		e.Parent = TraceID(req.Blocks[i-1])
 		if _, there := r.order.Find(e.Parent); !there {
 			return // the request alone is longer than the cache
 		}
@@ -79,7 +79,7 @@ func (r *Replay) store(req Request, i int, b uint64) {
 			return
 		}
 	}
-	r.order.Insert(traceID(b), e, u)
+	r.order.Insert(TraceID(b), e, u)
 }
 
 // use is what the cache is told of a block that is asked for.

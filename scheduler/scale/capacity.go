@@ -142,12 +142,16 @@ func (m *Model) Capacity(l Load, w Work, s SLO) float64 {
 
 // Needed is the least number of replicas that keep the SLO together; most where that is not enough, and then kept is false.
 func (m *Model) Needed(l Load, w Work, s SLO, most int) (n int, kept bool) {
-	if l.Rate <= 0 {
+	return needed(l.Rate, m.Capacity(l, w, s), most)
+}
+
+// needed is how many replicas of a capacity take a rate.
+func needed(rate, capacity float64, most int) (n int, kept bool) {
+	if rate <= 0 {
 		return 0, true
 	}
-	capacity := m.Capacity(l, w, s)
-	if capacity <= 0 || l.Rate/capacity > float64(most) {
+	if capacity <= 0 || rate/capacity > float64(most) {
 		return most, false
 	}
-	return max(1, int(math.Ceil(l.Rate/capacity-1e-9))), true
+	return max(1, int(math.Ceil(rate/capacity-1e-9))), true
 }

@@ -72,7 +72,8 @@ func Decide(mem Memory, in Seen, m *Model, s SLO, l Limits) (Memory, Decision) {
 		return mem, Decision{Replicas: within(in.Wanted), Needed: in.Wanted, Kept: true, Reason: "the load is unknown: as before"}
 	}
 	in.Ahead.Rate += float64(in.Backlog) / max(in.Lead, workOff).Seconds()
-	needed, kept := m.Needed(in.Ahead, in.Work, s, math.MaxInt32)
+	capacity := m.Capacity(in.Ahead, in.Work, s)
+	needed, kept := needed(in.Ahead.Rate, capacity, math.MaxInt32)
 	if !kept {
 		return mem, Decision{
 			Replicas: within(in.Wanted), Needed: in.Wanted, Reason: fmt.Sprintf("no number of replicas keeps the slo for prompts of %.0f tokens (%.0f of them cached): as before", in.Ahead.Prompt, in.Ahead.Cached),
@@ -82,7 +83,6 @@ func Decide(mem Memory, in Seen, m *Model, s SLO, l Limits) (Memory, Decision) {
 	mem = mem.add(needed, in.Now, keep)
 	top := mem.needs[0]
 	d := Decision{Replicas: within(top.n), Needed: needed, Kept: needed <= most}
-	capacity := m.Capacity(in.Ahead, in.Work, s)
 	load := fmt.Sprintf("%.2f requests/s expected in %s, %.2f for each replica within the slo: %d needed", in.Ahead.Rate, in.Lead.Round(time.Second), capacity, needed)
 	switch {
 	case d.Replicas < needed:

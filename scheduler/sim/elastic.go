@@ -60,7 +60,7 @@ func (r *run) decideScale() {
 			o.Serving++
 			o.Use += rep.pool.use()
 			o.Running += rep.active
-			o.Waiting += rep.engine.waiting.len() + len(rep.pulls)
+			o.Waiting += rep.queued()
 		}
 	}
 	o.Use /= float64(max(1, o.Serving))

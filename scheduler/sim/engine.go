@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/scheduler/scale"
@@ -81,6 +82,9 @@ func newEngine(m scale.Model, blockTokens int, told listener) *engine {
 	e.pool = newPool(m.KVTokens/m.BlockTokens, blockTokens/m.BlockTokens, func(id uint64) { told.stored(e, gpuTier, id, false) })
 	return e
 }
+
+// queued is how many sequences wait, for their turn or for KV.
+func (e *engine) queued() int { return e.waiting.len() + len(e.pulls) }
 
 // submit hands a sequence in at a time up to which the engine was advanced.
 func (e *engine) submit(s *sequence, at time.Duration) {
@@ -288,9 +292,7 @@ func (e *engine) pull(s *sequence) {
 	for i > 0 && e.pulls[i-1].ready > s.ready {
 		i--
 	}
-	e.pulls = append(e.pulls, nil)
-	copy(e.pulls[i+1:], e.pulls[i:])
-	e.pulls[i] = s
+	e.pulls = slices.Insert(e.pulls, i, s)
 }
 
 // arrivePulls puts those whose KV has come in front of the queue.
@@ -306,7 +308,7 @@ func (e *engine) arrivePulls() {
 		e.name(s)
 		e.waiting.pushFront(s)
 	}
-	e.pulls = e.pulls[:copy(e.pulls, e.pulls[n:])]
+	e.pulls = slices.Delete(e.pulls, 0, n)
 }
 
 // commit ends a step: every sequence whose tokens are all computed gets the next one.
@@ -331,7 +333,7 @@ func (e *engine) commit() {
 		}
 	}
 	if len(e.running) > 2*e.active+16 {
-		e.sweep()
+		e.running = slices.DeleteFunc(e.running, func(s *sequence) bool { return s.ended })
 	}
 }
 
@@ -371,11 +373,8 @@ func (e *engine) stopDecoding(s *sequence) {
 }
 
 func (e *engine) stopPrefill(s *sequence) {
-	for i, o := range e.prefill {
-		if o == s {
-			e.prefill = append(e.prefill[:i], e.prefill[i+1:]...)
-			return
-		}
+	if i := slices.Index(e.prefill, s); i >= 0 {
+		e.prefill = slices.Delete(e.prefill, i, i+1)
 	}
 }
 
@@ -450,21 +449,5 @@ func (e *engine) preempt() *sequence {
 }
 
 func (e *engine) unbatch(s *sequence) {
-	for i, c := range e.batch {
-		if c.s == s {
-			e.batch = append(e.batch[:i], e.batch[i+1:]...)
-			return
-		}
-	}
-}
-
-func (e *engine) sweep() {
-	kept := e.running[:0]
-	for _, s := range e.running {
-		if !s.ended {
-			kept = append(kept, s)
-		}
-	}
-	clear(e.running[len(kept):])
-	e.running = kept
+	e.batch = slices.DeleteFunc(e.batch, func(c chunk) bool { return c.s == s })
 }

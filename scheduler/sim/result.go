@@ -63,7 +63,7 @@ func (r *run) sample() {
 				continue
 			}
 			p.Running += rep.active
-			p.Waiting += rep.engine.waiting.len() + len(rep.pulls)
+			p.Waiting += rep.queued()
 			p.KVUse += rep.pool.use()
 			p.Replicas++
 		}

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -237,7 +236,7 @@ func (r *run) advance(to time.Duration) {
 		}
 		for len(r.handed) > 0 {
 			h := r.handed[0]
-			r.handed = r.handed[:copy(r.handed, r.handed[1:])]
+			r.handed = slices.Delete(r.handed, 0, 1)
 			r.now = max(r.now, h.at)
 			r.advancePool("decode", r.now)
 			r.send(h.r, "decode")
@@ -259,7 +258,7 @@ func (r *run) advancePool(role string, to time.Duration) {
 func (r *run) report() {
 	for _, p := range r.pools {
 		for _, rep := range p.replicas {
-			rep.seen.running, rep.seen.waiting, rep.seen.use = rep.active, rep.engine.waiting.len()+len(rep.pulls), rep.pool.use()
+			rep.seen.running, rep.seen.waiting, rep.seen.use = rep.active, rep.queued(), rep.pool.use()
 			rep.seen.at = r.now
 		}
 	}
@@ -447,9 +446,7 @@ func (r *run) done(s *sequence, at time.Duration) {
 		for i > 0 && r.handed[i-1].at > at {
 			i--
 		}
-		r.handed = append(r.handed, handOver{})
-		copy(r.handed[i+1:], r.handed[i:])
-		r.handed[i] = handOver{at, s.request}
+		r.handed = slices.Insert(r.handed, i, handOver{at, s.request})
 		return
 	}
 	s.End = at
@@ -481,40 +478,4 @@ func (r *run) stored(e *engine, tier int, id uint64, held bool) {
 	} else {
 		r.index.Remove(worker, index.Tier(tier), one[:])
 	}
-}
-
-// histogram counts durations in steps of 1 %.
-type histogram struct {
-	counts []int64
-	total  int64
-}
-
-const (
-	histogramLeast = float64(10 * time.Microsecond)
-	histogramStep  = 1.01
-)
-
-var histogramLog = math.Log(histogramStep)
-
-func (h *histogram) add(d time.Duration, n int) {
-	i := 0
-	if f := float64(d) / histogramLeast; f > 1 {
-		i = int(math.Log(f) / histogramLog)
-	}
-	for len(h.counts) <= i {
-		h.counts = append(h.counts, 0)
-	}
-	h.counts[i] += int64(n)
-	h.total += int64(n)
-}
-
-// quantile is the duration below which the share q lies, to 1 %; 0 where nothing was counted.
-func (h *histogram) quantile(q float64) time.Duration {
-	left := int64(math.Ceil(q * float64(h.total)))
-	for i, n := range h.counts {
-		if left -= n; left <= 0 && h.total > 0 {
-			return time.Duration(histogramLeast * math.Pow(histogramStep, float64(i)+0.5))
-		}
-	}
-	return 0
 }

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -39,7 +38,7 @@ func (c Chat) Trace(seed uint64) Trace {
 			when += after(c.Think.Seconds())
 		}
 	}
-	slices.SortStableFunc(t.Requests, func(a, b Request) int { return int(max(-1, min(1, a.At-b.At))) })
+	t.sort()
 	return t
 }
 

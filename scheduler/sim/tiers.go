@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/binary"
 	"time"
 
 	"github.com/penstock/penstock/kvstore/evict"
@@ -15,7 +14,6 @@ const (
 	hostTier   = int(index.Host)
 	diskTier   = int(index.Disk)
 	objectTier = int(index.Object)
-	tierCount  = objectTier + 1
 )
 
 // Tier is a store of KV below the GPU.
@@ -53,18 +51,11 @@ func newStore(tier int, t Tier, blockTokens int, bytesPerToken float64) *store {
 	}
 }
 
-func blockID(id uint64) (out evict.ID) {
-	x := id * 0x9e3779b97f4a7c15
-	binary.LittleEndian.PutUint64(out[:], x^x>>32)
-	binary.LittleEndian.PutUint64(out[8:], id)
-	return out
-}
-
 // store puts the i-th block of a sequence into the first tier.
 func (t *tiers) store(s *sequence, i int, now time.Duration) {
 	entry := evict.Entry{Tag: s.blocks[i], Weight: 1, Depth: uint32(i), Chained: true}
 	if i > 0 {
-		entry.Parent = blockID(s.blocks[i-1])
+		entry.Parent = evict.TraceID(s.blocks[i-1])
 	}
 	t.put(0, entry, now)
 }
@@ -78,7 +69,7 @@ func (t *tiers) put(level int, entry evict.Entry, now time.Duration) {
 		t.put(level+1, entry, now)
 		return
 	}
-	id := blockID(entry.Tag)
+	id := evict.TraceID(entry.Tag)
 	use := evict.Use{Now: int64(now)}
 	if n, ok := st.order.Find(id); ok {
 		st.order.Touch(n, use)
@@ -92,7 +83,7 @@ func (t *tiers) put(level int, entry evict.Entry, now time.Duration) {
 		t.e.told.stored(t.e, st.tier, gone.Tag, false)
 		down := evict.Entry{Tag: gone.Tag, Weight: 1, Chained: gone.HasParent}
 		if gone.HasParent {
-			down.Parent, down.Depth = blockID(gone.Parent), t.depth(gone.Tag)
+			down.Parent, down.Depth = evict.TraceID(gone.Parent), t.depth(gone.Tag)
 		}
 		t.put(level+1, down, now)
 	}
@@ -123,7 +114,7 @@ func (t *tiers) fetch(s *sequence, now time.Duration, m scale.Model) (tokens int
 	for i := from / t.block; (i+1)*t.block <= at; i++ {
 		st := t.holder(s.blocks[i])
 		st.free = max(st.free, now) + time.Duration(float64(t.block)*st.perToken)
-		n, _ := st.order.Find(blockID(s.blocks[i]))
+		n, _ := st.order.Find(evict.TraceID(s.blocks[i]))
 		st.order.Touch(n, evict.Use{Now: int64(now)})
 	}
 	return at, ready
@@ -131,7 +122,7 @@ func (t *tiers) fetch(s *sequence, now time.Duration, m scale.Model) (tokens int
 
 func (t *tiers) holder(id uint64) *store {
 	for _, st := range t.stores {
-		if _, ok := st.order.Find(blockID(id)); ok {
+		if _, ok := st.order.Find(evict.TraceID(id)); ok {
 			return st
 		}
 	}

@@ -3,6 +3,7 @@ package sim
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/penstock/penstock/kvstore/evict"
 )
 
 // Request is one request of a trace.
@@ -71,7 +74,7 @@ func ReadTrace(name string, in io.Reader) (Trace, error) {
 	if len(t.Requests) == 0 {
 		return t, fmt.Errorf("%s: no requests", name)
 	}
-	slices.SortStableFunc(t.Requests, func(a, b Request) int { return int(max(-1, min(1, a.At-b.At))) })
+	t.sort()
 	first := t.Requests[0].At
 	for i := range t.Requests {
 		t.Requests[i].At -= first
@@ -113,16 +116,11 @@ func checked(r Request) (Request, error) {
 }
 
 func parseMooncake(line []byte) (Request, error) {
-	var in struct {
-		Timestamp int64    `json:"timestamp"`
-		Input     int      `json:"input_length"`
-		Output    int      `json:"output_length"`
-		HashIDs   []uint64 `json:"hash_ids"`
-	}
-	if err := json.Unmarshal(line, &in); err != nil {
+	r, err := evict.ParseRequest(line, MooncakeBlock)
+	if err != nil {
 		return Request{}, err
 	}
-	return checked(Request{At: time.Duration(in.Timestamp) * time.Millisecond, Prompt: in.Input, Output: in.Output, Blocks: in.HashIDs})
+	return checked(Request{At: time.Duration(r.At) * time.Millisecond, Prompt: r.Prompt, Output: r.Output, Blocks: r.Blocks})
 }
 
 // parseAzure reads TIMESTAMP,ContextTokens,GeneratedTokens.
@@ -160,6 +158,11 @@ func parseUsage(line []byte) (Request, error) {
 	return checked(Request{At: time.Duration(in.At.UnixNano()), Prompt: int(min(in.Prompt, maxTokens+1)), Output: int(min(in.Completion, maxTokens+1)), Key: in.Key})
 }
 
+// sort puts requests in the order of their times.
+func (t Trace) sort() {
+	slices.SortStableFunc(t.Requests, func(a, b Request) int { return cmp.Compare(a.At, b.At) })
+}
+
 // Length is when its last request comes.
 func (t Trace) Length() time.Duration {
 	if len(t.Requests) == 0 {
@@ -184,6 +187,6 @@ func (t Trace) Jitter(by time.Duration, seed uint64) Trace {
 	for i := range t.Requests {
 		t.Requests[i].At = max(0, t.Requests[i].At+time.Duration((2*rng.uniform()-1)*float64(by)))
 	}
-	slices.SortStableFunc(t.Requests, func(a, b Request) int { return int(max(-1, min(1, a.At-b.At))) })
+	t.sort()
 	return t
 }

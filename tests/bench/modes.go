@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,7 +175,7 @@ func simLarge(t sim.Trace, r *report) error {
 			big.Requests = append(big.Requests, q)
 		}
 	}
-	slices.SortStableFunc(big.Requests, func(a, b sim.Request) int { return int(max(-1, min(1, a.At-b.At))) })
+	slices.SortStableFunc(big.Requests, func(a, b sim.Request) int { return cmp.Compare(a.At, b.At) })
 	c := modesConfig(route.ByCost)
 	c.Mixed = replicas
 	begin := cpuNow()
