@@ -192,12 +192,13 @@ func (o *osFile) WriteAt(p []byte, at int64) error {
 // ReadAt implements file with preadv(2).
 func (o *osFile) ReadAt(at int64, into ...[]byte) error {
 	into = slices.DeleteFunc(slices.Clone(into), func(b []byte) bool { return len(b) == 0 })
-	for len(into) > 0 {
+	for cached := false; len(into) > 0; {
 		n, err := unix.Preadv(int(o.f.Fd()), into, at)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.EINVAL) && o.throughCache():
+		case errors.Is(err, unix.EINVAL) && !cached && o.throughCache():
+			cached = true
 			continue
 		case err != nil:
 			return &fs.PathError{Op: "preadv", Path: o.f.Name(), Err: err}
@@ -220,13 +221,12 @@ func (o *osFile) ReadAt(at int64, into ...[]byte) error {
 }
 
 // throughCache has a file whose records are not aligned read through the page cache from now on: it was written where that
-// could not be passed by, such as another file system. False: it is read so already.
+// could not be passed by, such as another file system. Another reader may have seen to it already, which is as good.
 func (o *osFile) throughCache() bool {
 	flags, err := unix.FcntlInt(o.f.Fd(), unix.F_GETFL, 0)
-	if err != nil || flags&unix.O_DIRECT == 0 {
-		return false
+	if err == nil && flags&unix.O_DIRECT != 0 {
+		_, err = unix.FcntlInt(o.f.Fd(), unix.F_SETFL, flags&^unix.O_DIRECT)
 	}
-	_, err = unix.FcntlInt(o.f.Fd(), unix.F_SETFL, flags&^unix.O_DIRECT)
 	return err == nil
 }
 
