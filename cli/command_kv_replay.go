@@ -150,21 +150,29 @@ func replayDocument(trace []evict.Request, continued int, caches []replayCache, 
 // maxTraceLine bounds a request of a trace: a million tokens in blocks of 16 are 65,536 hashes.
 const maxTraceLine = 4 << 20
 
-func (inv *invocation) readTrace(o replayOptions) (trace []evict.Request, err error) {
-	in, size := io.Reader(inv.In), int64(0)
-	if o.trace != "-" {
-		f, err := os.Open(inv.path(o.trace))
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fail(ExitNotFound, "", "trace %s does not exist", o.trace)
-		} else if err != nil {
-			return nil, fmt.Errorf("read the trace: %w", err)
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil {
-			size = info.Size()
-		}
-		in = f
+// openTrace opens a trace's file, or standard input for "-". size is 0 where it is not known.
+func (inv *invocation) openTrace(name string) (in io.ReadCloser, size int64, err error) {
+	if name == "-" {
+		return io.NopCloser(inv.In), 0, nil
 	}
+	f, err := os.Open(inv.path(name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, 0, fail(ExitNotFound, "", "trace %s does not exist", name)
+	} else if err != nil {
+		return nil, 0, fmt.Errorf("read the trace: %w", err)
+	}
+	if info, err := f.Stat(); err == nil {
+		size = info.Size()
+	}
+	return f, size, nil
+}
+
+func (inv *invocation) readTrace(o replayOptions) (trace []evict.Request, err error) {
+	in, size, err := inv.openTrace(o.trace)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
 	progress := inv.newBar("read", size, "bytes")
 	defer progress.end()
 	lines, read := bufio.NewScanner(in), int64(0)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,23 +173,21 @@ func (inv *invocation) readModel(file string) (m scale.Model, known bool, err er
 }
 
 // readRequests reads the trace, or makes one up.
-func (inv *invocation) readRequests(o simulateOptions) (t sim.Trace, err error) {
-	switch o.trace {
-	case "":
+func (inv *invocation) readRequests(o simulateOptions) (sim.Trace, error) {
+	if o.trace == "" {
 		inv.say("no --trace: playing ten minutes of a chat that is made up")
 		return sim.DefaultChat.Trace(1).Faster(o.speed), nil
-	case "-":
-		t, err = sim.ReadTrace("standard input", inv.In)
-	default:
-		var f *os.File
-		if f, err = os.Open(inv.path(o.trace)); errors.Is(err, os.ErrNotExist) {
-			return t, fail(ExitNotFound, "", "trace %s does not exist", o.trace)
-		} else if err != nil {
-			return t, fmt.Errorf("read the trace: %w", err)
-		}
-		t, err = sim.ReadTrace(filepath.Base(o.trace), f)
-		err = errors.Join(err, f.Close())
 	}
+	in, _, err := inv.openTrace(o.trace)
+	if err != nil {
+		return sim.Trace{}, err
+	}
+	defer in.Close()
+	name := filepath.Base(o.trace)
+	if o.trace == "-" {
+		name = "standard input"
+	}
+	t, err := sim.ReadTrace(name, in)
 	return t.Faster(o.speed), err
 }
 
@@ -237,16 +236,16 @@ func (s simulated) hours() float64 {
 
 func kept(r sim.Result) float64 { return float64(r.InSLO) / float64(max(1, r.Requests)) }
 
-// cheapest is the combination with the fewest GPUs, or replicas where there are no GPUs, that keeps the SLO with every seed.
-func cheapest(all []simulated, share float64) *simulated {
-	var best *simulated
-	for i := range all {
-		s := &all[i]
+// cheapest is the place of the combination with the fewest GPUs, or replicas where there are no GPUs, that keeps the SLO with every
+// seed; -1 where none does.
+func cheapest(all []simulated, share float64) int {
+	best := -1
+	for i, s := range all {
 		if _, least, _ := s.over(kept); least < share {
 			continue
 		}
-		if best == nil || s.gpus < best.gpus || s.gpus == best.gpus && s.replicas < best.replicas {
-			best = s
+		if best < 0 || cmp.Or(cmp.Compare(s.gpus, all[best].gpus), cmp.Compare(s.replicas, all[best].replicas)) < 0 {
+			best = i
 		}
 	}
 	return best
@@ -323,10 +322,11 @@ func sloText(d jobspecs.Deployment) string {
 
 // whatToAskFor says what to ask for.
 func whatToAskFor(o simulateOptions, all []simulated) string {
-	best := cheapest(all, o.keep)
-	if best == nil {
+	at := cheapest(all, o.keep)
+	if at < 0 {
 		return fmt.Sprintf("none of these keeps the slo for %.0f %% of the requests: try more replicas", 100*o.keep)
 	}
+	best := all[at]
 	what := []string{}
 	for i, v := range o.vary {
 		what = append(what, v.path+"="+best.values[i])
@@ -358,8 +358,8 @@ func simulatedDocument(o simulateOptions, trace sim.Trace, all []simulated) map[
 		rows = append(rows, map[string]any{"values": values, "replicas": s.replicas, "gpus": s.gpus, "gpu_hours": float64(s.gpus) * s.hours(), "runs": runs})
 	}
 	doc := map[string]any{"trace": trace.Name, "requests": len(trace.Requests), "keep": o.keep, "combinations": rows, "cheapest": nil}
-	if best := cheapest(all, o.keep); best != nil {
-		doc["cheapest"] = slices.IndexFunc(all, func(s simulated) bool { return &s.runs[0] == &best.runs[0] })
+	if best := cheapest(all, o.keep); best >= 0 {
+		doc["cheapest"] = best
 	}
 	return doc
 }
